@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- KEYS record open waiting sweep
+-- ARGV id holder lease_ms window_ms margin_ms
+-- -> {'claimed', request, texts, ms_left} | {'expired', request} | {'decided', request, outcome} | {'left'}
+local record, open = KEYS[1], KEYS[2]
+local now, lease_ms = now_ms(), number(ARGV[3])
+local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn')
+local state, deadline = r[1], number(r[5])
+
+if not state or state == 'delivered' then return {'left'} end
+if state == 'decided' then
+  -- Within its delivery window somebody else is delivering it.
+  if number(redis.call('ZSCORE', open, ARGV[1])) > now then return {'left'} end
+  redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
+  return {'decided', r[2], r[6]}
+end
+if state == 'running' and r[3] ~= ARGV[2] then
+  if number(r[4]) > now or not leases_are_judged(KEYS[4], now, lease_ms) then return {'left'} end
+end
+if now >= deadline then
+  redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
+  return {'expired', r[2]}
+end
+if state == 'running' and r[3] ~= ARGV[2] then redis.call('HINCRBY', record, 'lapses', 1) end
+
+local lease = math.min(now + lease_ms, deadline + number(ARGV[5]))
+redis.call('HSET', record, 'state', 'running', 'holder', ARGV[2], 'lease', lease)
+redis.call('ZADD', open, 'XX', lease, ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+-- The furthest turn ever claimed shows which of those waiting have been overtaken.
+if number(r[7]) > number(redis.call('HGET', KEYS[4], 'furthest')) then
+  redis.call('HSET', KEYS[4], 'furthest', r[7])
+end
+return {'claimed', r[2], redis.call('HGET', record, 'texts'), deadline - now}

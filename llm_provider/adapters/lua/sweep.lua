@@ -1,0 +1,69 @@
+#!lua flags=allow-oom
+-- KEYS open waiting sweep
+-- ARGV record_prefix batch lease_ms window_ms redispatch_ms settle_ms overtaken_by queue_is_empty(0|1)
+-- -> {action, id, action, id, ...}
+local open, waiting, note = KEYS[1], KEYS[2], KEYS[3]
+local now, batch, lease_ms = now_ms(), number(ARGV[2]), number(ARGV[3])
+local window_ms, redispatch_ms = number(ARGV[4]), number(ARGV[5])
+local due = {}
+
+local function take(action, id, until_ms)
+  redis.call('ZADD', open, 'XX', until_ms, id)
+  due[#due + 1] = action
+  due[#due + 1] = id
+end
+
+if not leases_are_judged(note, now, lease_ms) and now >= number(redis.call('HGET', note, 'pause_until')) then
+  redis.call('HSET', note, 'pause_until', now + math.floor(lease_ms / 2))
+end
+redis.call('HSET', note, 'at', now)
+redis.call('EXPIRE', note, 86400)
+local pause_until = number(redis.call('HGET', note, 'pause_until'))
+
+local function look_at_running(id, lease, deadline)
+  if lease > now then
+    redis.call('ZADD', open, 'XX', lease, id)
+  elseif now < pause_until then
+    redis.call('ZADD', open, 'XX', pause_until, id)
+  elseif now >= deadline then
+    take('expire', id, now + window_ms)
+  else
+    take('dispatch', id, now + redispatch_ms)
+  end
+end
+
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, batch)) do
+  local r = redis.call('HMGET', ARGV[1] .. id, 'state', 'deadline', 'lease')
+  local state, deadline = r[1], number(r[2])
+  if not state or state == 'delivered' then
+    redis.call('ZREM', open, id)
+    redis.call('ZREM', waiting, id)
+  elseif state == 'decided' then
+    take('deliver', id, now + window_ms)
+  elseif state == 'running' then
+    look_at_running(id, number(r[3]), deadline)
+  elseif now >= deadline then
+    take('expire', id, now + window_ms)
+  else
+    redis.call('ZADD', open, 'XX', deadline, id)
+  end
+end
+
+-- The head of those waiting: a message that later acceptances have overtaken by far, or that is not there although
+-- the queue is empty, got lost. It is dispatched again, at most once per redispatch time.
+local furthest = number(redis.call('HGET', note, 'furthest'))
+local head = redis.call('ZRANGE', waiting, 0, batch - 1, 'WITHSCORES')
+for i = 1, #head, 2 do
+  local overtaken = number(head[i + 1]) + number(ARGV[7]) < furthest
+  if not overtaken and ARGV[8] == '0' then break end
+  local record = ARGV[1] .. head[i]
+  local r = redis.call('HMGET', record, 'accepted', 'redispatched')
+  if not r[1] then
+    redis.call('ZREM', waiting, head[i])
+  elseif now >= number(r[1]) + number(ARGV[6]) and now >= number(r[2]) + redispatch_ms then
+    redis.call('HSET', record, 'redispatched', now)
+    due[#due + 1] = 'dispatch'
+    due[#due + 1] = head[i]
+  end
+end
+return due

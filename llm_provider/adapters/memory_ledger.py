@@ -1,0 +1,276 @@
+"""The ledger in memory: what the Redis one does, without surviving its process. For tests of whatever uses a ledger."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from llm_provider.errors import LedgerUnavailable, QueueFull
+from llm_provider.internal_models import ComparisonTexts
+from llm_provider.ledger import (
+    Acceptance,
+    Action,
+    Claim,
+    ClaimState,
+    Decision,
+    Due,
+    LedgerFigures,
+    LedgerTiming,
+    RecordState,
+    RequestView,
+    StoredRequest,
+)
+from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
+
+
+@dataclass
+class _Record:
+    request: QueuedRequest
+    texts: ComparisonTexts | None
+    turn: int
+    accepted: float
+    deadline: float
+    look_at: float
+    state: RecordState = RecordState.WAITING
+    holder: str = ""
+    lease: float = 0.0
+    redispatched: float = float("-inf")
+    attempts: int = 0
+    outcome: Outcome | None = None
+    kind: OutcomeKind | None = None
+    delivered: float | None = None
+    forgotten: float = float("inf")
+
+
+@dataclass
+class MemoryLedger:
+    """LedgerProtocol in one process; `clock` gives seconds, `away` plays an outage."""
+
+    timing: LedgerTiming
+    clock: Callable[[], float] = time.time
+    away: bool = False
+    _records: dict[str, _Record] = field(default_factory=dict)
+    _totals: dict[str, int] = field(default_factory=dict)
+    _decided_at: list[float] = field(default_factory=list)
+    _turns: int = 0
+    _furthest: int = 0
+    _full: bool = False
+    _swept_at: float | None = None
+    _pause_until: float = 0.0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
+        with self._asked() as now:
+            if self._record(request.queue_id) is None:
+                self._refuse_when_full()
+                self._turns += 1
+                deadline = now + request.deadline_seconds
+                self._records[request.queue_id] = _Record(request, texts, self._turns, now, deadline, deadline)
+                self._count("accepted")
+            return Acceptance(self._position(request.queue_id) or 1, self._pace(now))
+
+    def _refuse_when_full(self) -> None:
+        opened = len(self._open())
+        limit = self.timing.low_watermark if self._full else self.timing.high_watermark
+        self._full = opened >= limit
+        if self._full:
+            raise QueueFull(f"{opened} requests are open, as many as are allowed.")
+
+    def claim(self, queue_id: str, holder: str) -> Claim:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None or record.state is RecordState.DELIVERED:
+                return Claim(ClaimState.LEFT)
+            if record.state is RecordState.DECIDED:
+                return self._claim_delivery(record, now)
+            if record.state is RecordState.RUNNING and record.holder != holder and not self._is_lapsed(record, now):
+                return Claim(ClaimState.LEFT)
+            if now >= record.deadline:
+                record.look_at = now + self.timing.delivery_window
+                return Claim(ClaimState.EXPIRED, record.request)
+            return self._take_lease(record, holder, now)
+
+    def _claim_delivery(self, record: _Record, now: float) -> Claim:
+        if record.look_at > now:
+            return Claim(ClaimState.LEFT)
+        record.look_at = now + self.timing.delivery_window
+        return Claim(ClaimState.DECIDED, record.request, outcome=record.outcome)
+
+    def _is_lapsed(self, record: _Record, now: float) -> bool:
+        return record.lease <= now and self._leases_are_judged(now)
+
+    def _leases_are_judged(self, now: float) -> bool:
+        if self._swept_at is not None and now - self._swept_at > self.timing.lease / 2:
+            return False
+        return now >= self._pause_until
+
+    def _take_lease(self, record: _Record, holder: str, now: float) -> Claim:
+        record.state, record.holder = RecordState.RUNNING, holder
+        self._prolong(record, now)
+        self._furthest = max(self._furthest, record.turn)
+        return Claim(ClaimState.CLAIMED, record.request, record.texts, seconds_left=record.deadline - now)
+
+    def _prolong(self, record: _Record, now: float) -> None:
+        record.lease = min(now + self.timing.lease, record.deadline + self.timing.deadline_margin)
+        record.look_at = record.lease
+
+    def renew(self, leases: Mapping[str, str]) -> None:
+        with self._asked() as now:
+            for queue_id, holder in leases.items():
+                record = self._record(queue_id)
+                if record and record.state is RecordState.RUNNING and record.holder == holder:
+                    self._prolong(record, now)
+
+    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None:
+                return None
+            if record.outcome is not None:
+                mine = record.outcome == outcome and record.state is RecordState.DECIDED
+                return Decision(record.request, record.outcome, mine=mine)
+            if record.state is RecordState.DELIVERED:
+                return None
+            record.state, record.outcome, record.texts, record.holder = RecordState.DECIDED, outcome, None, ""
+            record.kind, record.look_at = outcome.kind, now + self.timing.delivery_window
+            self._decided_at.append(now)
+            self._count(outcome.kind)
+            return Decision(record.request, outcome)
+
+    def decided(self, queue_id: str) -> Decision | None:
+        with self._asked():
+            record = self._record(queue_id)
+            if record is None or record.state is not RecordState.DECIDED or record.outcome is None:
+                return None
+            return Decision(record.request, record.outcome)
+
+    def pending(self, queue_id: str) -> QueuedRequest | None:
+        with self._asked():
+            record = self._record(queue_id)
+            return record.request if record and record.kind is None else None
+
+    def mark_delivered(self, decision: Decision) -> None:
+        with self._asked() as now:
+            record = self._record(decision.request.queue_id)
+            if record is None or record.state is not RecordState.DECIDED:
+                return
+            polled = record.request.callback_topic is None
+            record.state, record.delivered = RecordState.DELIVERED, now
+            record.forgotten = now + self.timing.retention(decision)
+            if polled and decision.outcome.verdict is not None:
+                record.outcome = None
+            self._count("stored" if polled else "published")
+
+    def postpone(self, queue_id: str, *, attempted: bool) -> None:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None or record.state is not RecordState.DECIDED:
+                return
+            record.attempts += attempted
+            step = min(record.attempts, len(self.timing.delivery_retry)) - 1 if attempted else 0
+            record.look_at = now + self.timing.delivery_retry[step]
+
+    def sweep(self, *, queue_is_empty: bool) -> list[Due]:
+        with self._asked() as now:
+            if not self._leases_are_judged(now) and now >= self._pause_until:
+                self._pause_until = now + self.timing.lease / 2
+            self._swept_at = now
+            due = [due for record in self._due(now) if (due := self._look(record, now))]
+            return due + [self._redispatch(record, now) for record in self._lost(now, queue_is_empty)]
+
+    def _due(self, now: float) -> list[_Record]:
+        due = sorted((r for r in self._open() if r.look_at <= now), key=lambda r: r.look_at)
+        return due[: self.timing.sweep_batch]
+
+    def _look(self, record: _Record, now: float) -> Due | None:
+        timing, queue_id = self.timing, record.request.queue_id
+        if record.state is RecordState.DECIDED:
+            record.look_at = now + timing.delivery_window
+            return Due(queue_id, Action.DELIVER)
+        if record.state is RecordState.RUNNING and now < self._pause_until:
+            record.look_at = self._pause_until
+            return None
+        if now >= record.deadline:
+            record.look_at = now + timing.delivery_window
+            return Due(queue_id, Action.EXPIRE)
+        record.look_at = now + timing.redispatch_after
+        return Due(queue_id, Action.DISPATCH)
+
+    def _lost(self, now: float, queue_is_empty: bool) -> list[_Record]:
+        timing = self.timing
+        return [
+            record
+            for record in self._waiting()[: timing.sweep_batch]
+            if (queue_is_empty or record.turn + timing.overtaken_by < self._furthest)
+            and now >= record.accepted + timing.settle
+            and now >= record.redispatched + timing.redispatch_after
+        ]
+
+    def _redispatch(self, record: _Record, now: float) -> Due:
+        record.redispatched = now
+        return Due(record.request.queue_id, Action.DISPATCH)
+
+    def view(self, queue_id: str) -> RequestView | None:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None:
+                return None
+            return self._stored(record).view(self._pace(now), self.timing)
+
+    def _stored(self, record: _Record) -> StoredRequest:
+        return StoredRequest(
+            request=record.request,
+            state=record.state,
+            kind=record.kind,
+            outcome=record.outcome,
+            deadline=_datetime(record.deadline),
+            delivered=None if record.delivered is None else _datetime(record.delivered),
+            position=self._position(record.request.queue_id),
+        )
+
+    def figures(self) -> LedgerFigures:
+        with self._asked():
+            return LedgerFigures(len(self._open()), len(self._waiting()), dict(self._totals))
+
+    def ping(self) -> None:
+        """Raise LedgerUnavailable while away."""
+        with self._asked():
+            pass
+
+    def durability_risks(self) -> list[str]:
+        """It is only memory."""
+        return ["The ledger is kept in memory: the end of the process loses accepted requests."]
+
+    @contextmanager
+    def _asked(self) -> Iterator[float]:
+        if self.away:
+            raise LedgerUnavailable("The ledger did not answer (away).", retry_after_seconds=5)
+        with self._lock:
+            yield self.clock()
+
+    def _record(self, queue_id: str) -> _Record | None:
+        record = self._records.get(queue_id)
+        return record if record and record.forgotten > self.clock() else None
+
+    def _open(self) -> list[_Record]:
+        return [r for r in self._records.values() if r.state is not RecordState.DELIVERED]
+
+    def _waiting(self) -> list[_Record]:
+        waiting = (r for r in self._records.values() if r.state is RecordState.WAITING)
+        return sorted(waiting, key=lambda r: r.turn)
+
+    def _position(self, queue_id: str) -> int | None:
+        ids = [record.request.queue_id for record in self._waiting()]
+        return ids.index(queue_id) + 1 if queue_id in ids else None
+
+    def _pace(self, now: float) -> float:
+        return float(sum(at > now - 60 for at in self._decided_at))
+
+    def _count(self, name: str) -> None:
+        self._totals[name] = self._totals.get(name, 0) + 1
+
+
+def _datetime(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=UTC)

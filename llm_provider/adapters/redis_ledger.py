@@ -1,0 +1,259 @@
+"""The ledger in Redis: one hash per request, two indexes, and a Lua script for each step (lua/*.lua)."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from llm_provider.errors import LedgerUnavailable, QueueFull
+from llm_provider.internal_models import ComparisonTexts
+from llm_provider.ledger import (
+    Acceptance,
+    Action,
+    Claim,
+    ClaimState,
+    Decision,
+    Due,
+    LedgerFigures,
+    LedgerTiming,
+    RecordState,
+    RequestView,
+    StoredRequest,
+)
+from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
+
+_SCRIPTS = Path(__file__).parent / "lua"
+
+
+def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
+    """A client with bounded waits; nothing connects before its first command.
+
+    redis-py's own default goes on trying for 4.5 s. Every command of ours may be repeated, so one immediate retry
+    heals a pooled connection that a restart of Redis has cut, and no more.
+    """
+    client: Redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 1),
+    )
+    return client
+
+
+class RedisLedger:
+    """LedgerProtocol over one Redis; shared by all threads of a process."""
+
+    def __init__(self, client: Redis, *, prefix: str, timing: LedgerTiming) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._timing = timing
+        self._scripts = {path.stem: self._script(path) for path in _SCRIPTS.glob("*.lua")}
+
+    def _script(self, path: Path) -> Script:
+        first, _, rest = path.read_text().partition("\n")
+        prelude = (_SCRIPTS / "prelude.lua").read_text()
+        if not first.startswith("#!"):
+            return self._client.register_script(f"{prelude}{first}\n{rest}")
+        # The line of flags must stay the first one of the script.
+        return self._client.register_script(f"{first}\n{prelude}{rest}")
+
+    def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
+        try:
+            return self._scripts[name](keys=keys, args=list(args))
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def _record(self, queue_id: str) -> str:
+        return f"{self._prefix}request:{queue_id}"
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}ledger:{name}"
+
+    def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
+        timing = self._timing
+        names = ("open", "waiting", "turns", "full", "pace", "totals")
+        accepted, figure, *pace = self._run(
+            "accept",
+            [self._record(request.queue_id), *map(self._key, names)],
+            request.queue_id,
+            request.model_dump_json(),
+            texts.model_dump_json(),
+            _ms(request.deadline_seconds),
+            timing.high_watermark,
+            timing.low_watermark,
+        )
+        if not accepted:
+            raise QueueFull(f"{figure} requests are open, as many as are allowed.")
+        return Acceptance(position=int(figure), decided_per_minute=float(pace[0]))
+
+    def claim(self, queue_id: str, holder: str) -> Claim:
+        timing = self._timing
+        state, *stored = self._run(
+            "claim",
+            [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep"))],
+            queue_id,
+            holder,
+            _ms(timing.lease),
+            _ms(timing.delivery_window),
+            _ms(timing.deadline_margin),
+        )
+        return _claim(ClaimState(state), stored)
+
+    def renew(self, leases: Mapping[str, str]) -> None:
+        keys = [self._key("open"), *map(self._record, leases)]
+        pairs = [text for pair in leases.items() for text in pair]
+        self._run("renew", keys, _ms(self._timing.lease), _ms(self._timing.deadline_margin), *pairs)
+
+    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+        verdict, *stored = self._run(
+            "commit",
+            [self._record(queue_id), *map(self._key, ("open", "waiting", "pace", "totals"))],
+            queue_id,
+            outcome.model_dump_json(),
+            outcome.kind,
+            _ms(self._timing.delivery_window),
+        )
+        if verdict == "gone":
+            return None
+        request = QueuedRequest.model_validate_json(stored[0])
+        if verdict == "stored":
+            return Decision(request, outcome)
+        return Decision(request, Outcome.model_validate_json(stored[1]), mine=False)
+
+    def decided(self, queue_id: str) -> Decision | None:
+        state, request, outcome = self._fields(queue_id, "state", "request", "outcome")
+        if state != "decided" or request is None or outcome is None:
+            return None
+        return Decision(QueuedRequest.model_validate_json(request), Outcome.model_validate_json(outcome))
+
+    def pending(self, queue_id: str) -> QueuedRequest | None:
+        request, outcome, state = self._fields(queue_id, "request", "outcome", "state")
+        if request is None or outcome is not None or state == "delivered":
+            return None
+        return QueuedRequest.model_validate_json(request)
+
+    def _fields(self, queue_id: str, *names: str) -> list[Any]:
+        try:
+            return self._client.hmget(self._record(queue_id), list(names))
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def mark_delivered(self, decision: Decision) -> None:
+        request = decision.request
+        polled_result = request.callback_topic is None and decision.outcome.verdict is not None
+        self._run(
+            "mark_delivered",
+            [self._record(request.queue_id), self._key("open"), self._key("totals")],
+            request.queue_id,
+            _ms(self._timing.retention(decision)),
+            int(polled_result),
+            "stored" if request.callback_topic is None else "published",
+        )
+
+    def postpone(self, queue_id: str, *, attempted: bool) -> None:
+        waits = map(_ms, self._timing.delivery_retry)
+        self._run("postpone", [self._record(queue_id), self._key("open")], queue_id, int(attempted), *waits)
+
+    def sweep(self, *, queue_is_empty: bool) -> list[Due]:
+        timing = self._timing
+        found = self._run(
+            "sweep",
+            [*map(self._key, ("open", "waiting", "sweep"))],
+            self._record(""),
+            timing.sweep_batch,
+            _ms(timing.lease),
+            _ms(timing.delivery_window),
+            _ms(timing.redispatch_after),
+            _ms(timing.settle),
+            timing.overtaken_by,
+            int(queue_is_empty),
+        )
+        return [Due(queue_id, Action(action)) for action, queue_id in zip(found[::2], found[1::2], strict=True)]
+
+    def view(self, queue_id: str) -> RequestView | None:
+        found = self._run("view", [self._record(queue_id), self._key("waiting"), self._key("pace")], queue_id)
+        if found is None:
+            return None
+        *record, pace = found
+        return _stored(*record).view(float(pace), self._timing)
+
+    def figures(self) -> LedgerFigures:
+        try:
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.zcard(self._key("open"))
+            pipeline.zcard(self._key("waiting"))
+            pipeline.hgetall(self._key("totals"))
+            opened, waiting, totals = pipeline.execute()
+        except RedisError as error:
+            raise _unavailable(error) from error
+        return LedgerFigures(opened, waiting, {name: int(count) for name, count in totals.items()})
+
+    def ping(self) -> None:
+        """Raise LedgerUnavailable unless Redis answers."""
+        try:
+            self._client.ping()
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._client.close()
+
+    def durability_risks(self) -> list[str]:
+        """What about this Redis could lose accepted requests, in sentences for an operator."""
+        try:
+            info = {**self._client.info("persistence"), **self._client.info("memory")}
+        except RedisError as error:
+            raise _unavailable(error) from error
+        risks = []
+        if not info.get("aof_enabled"):
+            risks.append("Redis keeps no append-only file: a restart loses accepted requests. Set appendonly yes.")
+        if info.get("maxmemory_policy") != "noeviction":
+            risks.append("Redis may evict keys when its memory is full. Set maxmemory-policy noeviction.")
+        return risks
+
+
+def _claim(state: ClaimState, stored: list[Any]) -> Claim:
+    if state is ClaimState.LEFT:
+        return Claim(state)
+    request = QueuedRequest.model_validate_json(stored[0])
+    if state is ClaimState.DECIDED:
+        return Claim(state, request, outcome=Outcome.model_validate_json(stored[1]))
+    if state is ClaimState.EXPIRED:
+        return Claim(state, request)
+    texts = ComparisonTexts.model_validate_json(stored[1])
+    return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000)
+
+
+def _stored(
+    request: str, state: str, kind: str, outcome: str, deadline: int, delivered: int, position: int
+) -> StoredRequest:
+    return StoredRequest(
+        request=QueuedRequest.model_validate_json(request),
+        state=RecordState(state),
+        kind=OutcomeKind(kind) if kind else None,
+        outcome=Outcome.model_validate_json(outcome) if outcome else None,
+        deadline=_datetime(deadline),
+        delivered=_datetime(delivered) if delivered else None,
+        position=position or None,
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _datetime(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, tz=UTC)
+
+
+def _unavailable(error: RedisError) -> LedgerUnavailable:
+    # The class name says enough; a Redis message may carry an address.
+    return LedgerUnavailable(f"The ledger did not answer ({type(error).__name__}).", retry_after_seconds=5)

@@ -1,0 +1,190 @@
+"""Every setting: type, default, unit and one sentence, once. The table in docs/configuration.md is made from it."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from contracts.enums import LLMProviderType
+from contracts.errors import ErrorCode
+from llm_provider.errors import ConfigurationError
+
+PREFIX = "LLM_PROVIDER_"
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return value
+
+
+def _bootstrap_servers(value: str) -> str:
+    for server in value.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError("must be host:port, or several separated by commas")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return value
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+# Written in the environment as one line, separated by commas.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+Waits = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+
+
+class Settings(BaseSettings):
+    """The whole configuration, read from the environment with the prefix LLM_PROVIDER_."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    # Redis
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
+        "redis://127.0.0.1:6379/0",
+        description="The Redis that holds the ledger, the Celery queue and the results.",
+    )
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]*$")] = Field(
+        "llm-provider:",
+        description="Put before every Redis key, so that several installations can share a server.",
+    )
+    web_redis_timeout_seconds: Seconds = Field(
+        0.5, description="Seconds a web thread waits for one Redis operation before it answers 503."
+    )
+    worker_redis_timeout_seconds: Seconds = Field(
+        5.0, description="Seconds a worker waits for one Redis operation before it tries again."
+    )
+
+    # Kafka
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_bootstrap_servers)] = Field(
+        "127.0.0.1:9092", description="Kafka brokers to begin with, host:port, separated by commas."
+    )
+    kafka_delivery_timeout_seconds: Annotated[float, Field(ge=1)] = Field(
+        8.0,
+        description="Seconds within which Kafka must acknowledge an event; after that the sweeper tries again.",
+    )
+    kafka_max_block_seconds: Seconds = Field(
+        3.0, description="Seconds a publisher waits for a topic's metadata before it counts as unavailable."
+    )
+    kafka_topic_partitions: Count = Field(3, description="Partitions of a topic that the bootstrap script creates.")
+    kafka_topic_replication_factor: Count = Field(
+        1, description="Replicas of a topic that the bootstrap script creates; 3 on a real cluster."
+    )
+    kafka_bootstrap_wait_seconds: Seconds = Field(
+        60.0, description="Seconds the bootstrap script waits for a broker that is still starting."
+    )
+    allowed_callback_topics: Names = Field(
+        ("*",), description="Patterns (`*`, `?`) of topics a request may name, separated by commas."
+    )
+
+    # Requests
+    default_provider: LLMProviderType | None = Field(
+        None, description="Provider of requests that name none; unset: such a request is a 400."
+    )
+    sync_responses: bool = Field(
+        True, description="Answer requests without callback_topic at once when the provider is available."
+    )
+    request_deadline_seconds: Seconds = Field(
+        14400.0,
+        description="Seconds after which a request is not sent to a provider any more and its caller is told.",
+    )
+    provider_timeout_seconds: Seconds = Field(120.0, description="Total seconds of one call to a provider.")
+    max_body_bytes: Count = Field(1_048_576, description="Bytes of the largest request body that is read.")
+    queue_high_watermark: Count = Field(
+        100_000, description="Open requests above which new ones that must be queued get 503."
+    )
+    queue_low_watermark: Count = Field(90_000, description="Open requests below which they are accepted again.")
+
+    # Web process
+    web_processes: Count = Field(2, description="gunicorn processes.")
+    web_threads: Annotated[int, Field(ge=2)] = Field(16, description="Threads of each gunicorn process.")
+    web_sync_threads: int | None = Field(
+        None, ge=0, description="Threads of each process that may wait for a provider; unset: half of them."
+    )
+
+    # Worker process
+    worker_concurrency: Count = Field(
+        100, description="Requests one worker process works on at once (the pool is threads)."
+    )
+    lease_seconds: Annotated[float, Field(ge=1)] = Field(
+        10.0, description="Seconds after which the requests of a worker that died are taken up again."
+    )
+    sweep_interval_seconds: Seconds = Field(1.0, description="Seconds between two sweeps of the ledger.")
+    sweep_batch: Count = Field(200, description="Requests one sweep takes at most.")
+    redispatch_after_seconds: Seconds = Field(
+        10.0, description="Seconds a request that was dispatched again is left alone."
+    )
+    delivery_retry_seconds: Waits = Field(
+        (1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+        description="Waits between attempts to deliver an outcome; the last one repeats.",
+    )
+
+    # Results
+    result_expires_seconds: Annotated[int, Field(ge=60)] = Field(
+        86_400, description="Seconds a result is kept for polling."
+    )
+    record_retention_seconds: Annotated[int, Field(ge=60)] = Field(
+        86_400, description="Seconds a request's record outlives its result, or its delivery to a topic."
+    )
+
+    # Providers
+    openai_api_key: SecretStr | None = Field(None, description="Key for openai; unset: openai is not configured.")
+    openai_base_url: HttpUrl = Field(
+        "https://api.openai.com/v1", description="Where openai's protocol is spoken, as its SDK takes it."
+    )
+    openai_default_model: str = Field("gpt-5.4-mini", description="Model of requests that name none.")
+    mock_enabled: bool = Field(True, description="Whether the mock provider may be asked for.")
+    mock_latency_ms: Annotated[int, Field(ge=0)] = Field(0, description="Milliseconds a mock answer takes.")
+    mock_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of mock calls that fail, 0 to 1."
+    )
+    mock_error_codes: Annotated[tuple[ErrorCode, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)] = Field(
+        (ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.RATE_LIMIT, ErrorCode.TIMEOUT),
+        description="Error codes that failing mock calls draw from, separated by commas.",
+    )
+    mock_seed: int = Field(0, description="Seed of the mock's verdicts and failures.")
+
+    # Logs
+    log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
+
+    @property
+    def sync_threads(self) -> int:
+        """Threads of a web process that may wait for a provider; the others stay free to accept and to answer."""
+        return self.web_threads // 2 if self.web_sync_threads is None else self.web_sync_threads
+
+    @property
+    def delivery_window_seconds(self) -> float:
+        """Longest time one attempt to deliver may take; until then nobody else tries."""
+        return self.kafka_max_block_seconds + self.kafka_delivery_timeout_seconds + 5.0
+
+    @model_validator(mode="after")
+    def _watermarks_are_in_order(self) -> "Settings":
+        if self.queue_low_watermark > self.queue_high_watermark:
+            raise ValueError("LLM_PROVIDER_QUEUE_LOW_WATERMARK must not exceed LLM_PROVIDER_QUEUE_HIGH_WATERMARK")
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the environment; a ConfigurationError names every setting that is wrong, and shows no value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(map(_complaint, error.errors()))) from None
+
+
+def _complaint(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message

@@ -1,0 +1,223 @@
+"""Every way a request can go wrong, as one tree.
+
+    ServiceError
+    ├── RequestRejected            the caller must change something
+    │   ├── ProviderNotConfigured
+    │   └── RequestTooLarge
+    ├── NotAcceptedNow             the caller may send it again as it is
+    │   ├── LedgerUnavailable
+    │   └── QueueFull
+    ├── ComparisonError            an accepted comparison that ends without a verdict
+    │   ├── ProviderError          what the vendor did
+    │   │   ├── ProviderTimeout
+    │   │   ├── ProviderUnreachable
+    │   │   ├── ProviderOverloaded
+    │   │   ├── ProviderServerError
+    │   │   ├── RateLimited
+    │   │   ├── QuotaExceeded
+    │   │   ├── AuthenticationFailed
+    │   │   ├── CallRefused
+    │   │   └── InvalidAnswer
+    │   ├── ProviderMissing
+    │   ├── RequestExpired
+    │   ├── RequestRevoked
+    │   └── UnexpectedError
+    ├── PublishError               an event that is not (known to be) on its topic
+    │   ├── BrokerUnavailable
+    │   ├── TopicUnavailable
+    │   └── EventRefused
+    └── ConfigurationError         the process must not start
+
+Error code, HTTP status and retryability belong to the class. A message is ours: it never quotes a
+vendor, since a vendor may quote a prompt.
+"""
+
+from typing import ClassVar
+
+from contracts.errors import ErrorCode
+
+
+class ServiceError(Exception):
+    """Anything this service reports on purpose; `details` are plain values that may be shown to a caller."""
+
+    error_code: ClassVar[ErrorCode] = ErrorCode.LLM_PROVIDER_SERVICE_ERROR
+    http_status: ClassVar[int] = 500
+    is_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_seconds: float | None = None,
+        details: dict[str, str | int | float | bool] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.details = details or {}
+
+
+class RequestRejected(ServiceError):
+    """The request is wrong as it stands; `field` says where."""
+
+    error_code = ErrorCode.VALIDATION_ERROR
+    http_status = 400
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ProviderNotConfigured(RequestRejected):
+    """The provider that was asked for has no key here, or is switched off."""
+
+    error_code = ErrorCode.CONFIGURATION_ERROR
+
+
+class RequestTooLarge(RequestRejected):
+    """The body is larger than the service reads."""
+
+    http_status = 413
+
+
+class NotAcceptedNow(ServiceError):
+    """Nothing was wrong with the request; it can be sent again."""
+
+    error_code = ErrorCode.SERVICE_UNAVAILABLE
+    http_status = 503
+    is_retryable = True
+
+
+class LedgerUnavailable(NotAcceptedNow):
+    """Redis did not answer in time, or refused; what was asked of it may or may not have happened."""
+
+
+class QueueFull(NotAcceptedNow):
+    """The ledger holds as many open requests as it may."""
+
+
+class ComparisonError(ServiceError):
+    """An accepted comparison ends with this instead of a verdict."""
+
+    error_code = ErrorCode.PROCESSING_ERROR
+    http_status = 502
+
+
+class ProviderError(ComparisonError):
+    """The vendor did not give a usable answer."""
+
+    error_code = ErrorCode.EXTERNAL_SERVICE_ERROR
+
+
+class ProviderTimeout(ProviderError):
+    """No complete answer within the total time of the call; it may have been billed."""
+
+    error_code = ErrorCode.TIMEOUT
+    http_status = 504
+    is_retryable = True
+
+
+class ProviderUnreachable(ProviderError):
+    """No connection to the vendor, or it broke before a complete answer."""
+
+    error_code = ErrorCode.CONNECTION_ERROR
+    http_status = 503
+    is_retryable = True
+
+
+class ProviderOverloaded(ProviderError):
+    """The vendor says that it cannot serve now (503, 529)."""
+
+    error_code = ErrorCode.SERVICE_UNAVAILABLE
+    http_status = 503
+    is_retryable = True
+
+
+class ProviderServerError(ProviderError):
+    """The vendor failed (another 5xx)."""
+
+    is_retryable = True
+
+
+class RateLimited(ProviderError):
+    """Too many requests or tokens for now (429)."""
+
+    error_code = ErrorCode.RATE_LIMIT
+    http_status = 503
+    is_retryable = True
+
+
+class QuotaExceeded(ProviderError):
+    """The account's money or quota is used up; waiting does not help."""
+
+    error_code = ErrorCode.QUOTA_EXCEEDED
+    http_status = 503
+
+
+class AuthenticationFailed(ProviderError):
+    """The vendor does not accept the configured key, or not for this model."""
+
+    error_code = ErrorCode.AUTHENTICATION_ERROR
+
+
+class CallRefused(ProviderError):
+    """The vendor refuses this call as it stands (model, parameters, size)."""
+
+    error_code = ErrorCode.INVALID_REQUEST
+
+
+class InvalidAnswer(ProviderError):
+    """The vendor answered, but not with a verdict: refusal, truncation, broken or unknown content."""
+
+    error_code = ErrorCode.INVALID_RESPONSE
+
+
+class ProviderMissing(ComparisonError):
+    """This worker lacks the provider that the request was accepted for: web and worker are configured differently."""
+
+    error_code = ErrorCode.CONFIGURATION_ERROR
+
+
+class RequestExpired(ComparisonError):
+    """The request's deadline passed before an outcome."""
+
+    error_code = ErrorCode.TIMEOUT
+    http_status = 504
+
+
+class RequestRevoked(ComparisonError):
+    """An operator revoked the request's task."""
+
+
+class UnexpectedError(ComparisonError):
+    """A defect of our own, caught so that the caller is told."""
+
+    error_code = ErrorCode.UNKNOWN_ERROR
+    http_status = 500
+
+
+class PublishError(ServiceError):
+    """The event is not known to be on its topic; publishing it again is safe."""
+
+    error_code = ErrorCode.KAFKA_PUBLISH_ERROR
+    is_retryable = True
+
+
+class BrokerUnavailable(PublishError):
+    """Kafka gave no acknowledgement in time; no topic can be expected to work now."""
+
+
+class TopicUnavailable(PublishError):
+    """This topic cannot be published to now; others may well be."""
+
+
+class EventRefused(PublishError):
+    """The broker or the client refuses this event for good: topic unknown, not authorised, too large."""
+
+    is_retryable = False
+
+
+class ConfigurationError(ServiceError):
+    """A setting is wrong; the message names it."""
+
+    error_code = ErrorCode.CONFIGURATION_ERROR

@@ -1,0 +1,271 @@
+"""The ledger: what is accepted, decided and delivered, and when somebody must look at it again.
+
+    accepted --dispatch--> waiting --claim--> running --commit--> decided --deliver--> delivered
+
+Celery moves work but does not remember it; the ledger remembers. Every operation is atomic, safe to repeat, uses
+the ledger's own clock, and raises LedgerUnavailable when the ledger cannot be asked; whether it then happened is
+unknown.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Protocol
+
+from contracts.enums import CallbackStatus, QueueStatus
+from llm_provider.internal_models import ComparisonTexts
+from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
+
+
+class ClaimState(StrEnum):
+    """What a task learns when it asks how far its request had come."""
+
+    CLAIMED = "claimed"  # It is yours: call the provider.
+    EXPIRED = "expired"  # Its deadline has passed: decide that.
+    DECIDED = "decided"  # It has an outcome that is due for delivery: deliver it.
+    LEFT = "left"  # Somebody else works on it, or nothing is left to do: leave quietly.
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The answer to a claim; `request` unless LEFT, `texts` and `seconds_left` when CLAIMED, `outcome` when DECIDED."""
+
+    state: ClaimState
+    request: QueuedRequest | None = None
+    texts: ComparisonTexts | None = None
+    seconds_left: float = 0.0
+    outcome: Outcome | None = None
+
+
+def minutes_until(position: int, decided_per_minute: float) -> int:
+    """Whole minutes until a position's turn, at least 1; 1 when there is no recent pace to judge by."""
+    return max(1, math.ceil(position / decided_per_minute)) if decided_per_minute > 0 else 1
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """Where an accepted request stands: its position among those waiting (from 1), and the recent pace."""
+
+    position: int
+    decided_per_minute: float
+
+    @property
+    def estimated_wait_minutes(self) -> int:
+        """Whole minutes until its turn at the recent pace, at least 1; 1 when nothing was decided lately."""
+        return minutes_until(self.position, self.decided_per_minute)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A request with the outcome that stands; `mine` when the caller is the one who must deliver it now."""
+
+    request: QueuedRequest
+    outcome: Outcome
+    mine: bool = True
+
+    def __repr__(self) -> str:
+        # Celery prints what a task returns; an id is all that may be read there.
+        return f"Decision({self.request.queue_id})"
+
+
+class Action(StrEnum):
+    """What the sweeper must do about a request that is due."""
+
+    DISPATCH = "dispatch"
+    DELIVER = "deliver"
+    EXPIRE = "expire"
+
+
+@dataclass(frozen=True)
+class Due:
+    """One request that a crash, a lost message or time left behind."""
+
+    queue_id: str
+    action: Action
+
+
+@dataclass(frozen=True)
+class RequestView:
+    """What may be told about a request; `outcome` while the ledger still holds it."""
+
+    request: QueuedRequest
+    status: QueueStatus
+    callback_status: CallbackStatus
+    position: int | None
+    decided_per_minute: float
+    expires_at: datetime | None
+    outcome: Outcome | None
+
+    @property
+    def estimated_wait_minutes(self) -> int | None:
+        """Whole minutes until its turn, or None when it is not waiting."""
+        return None if self.position is None else minutes_until(self.position, self.decided_per_minute)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status not in {QueueStatus.QUEUED, QueueStatus.PROCESSING}
+
+
+@dataclass(frozen=True)
+class LedgerFigures:
+    """The ledger in numbers: what is in it now, and what ever passed through it, by name."""
+
+    open: int
+    waiting: int
+    totals: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LedgerTiming:
+    """The ledger's times and limits, in seconds and counts; config.py says what each is for."""
+
+    lease: float
+    redispatch_after: float
+    delivery_window: float
+    delivery_retry: tuple[float, ...]
+    result_expires: float
+    record_retention: float
+    high_watermark: int
+    low_watermark: int
+    sweep_batch: int = 200
+    # A message may still be on its way to its worker: this long nobody calls it lost.
+    settle: float = 2.0
+    # A call may end a little after its request's deadline; its lease lasts that much longer.
+    deadline_margin: float = 30.0
+    # Processes accept and claim side by side, so that a few turns of disorder mean nothing.
+    overtaken_by: int = 50
+
+    def retention(self, decision: "Decision") -> float:
+        """Seconds a delivered record is kept: it outlives a result that is kept for polling."""
+        polled = decision.request.callback_topic is None
+        return self.record_retention + (self.result_expires if polled else 0.0)
+
+
+class RecordState(StrEnum):
+    """How far a stored request has come."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DECIDED = "decided"
+    DELIVERED = "delivered"
+
+
+@dataclass(frozen=True)
+class StoredRequest:
+    """A request's record as a ledger reads it, whatever it is kept in; `position` is None once it is claimed."""
+
+    request: QueuedRequest
+    state: RecordState
+    kind: OutcomeKind | None
+    outcome: Outcome | None
+    deadline: datetime
+    delivered: datetime | None
+    position: int | None
+
+    @property
+    def is_polled(self) -> bool:
+        return self.request.callback_topic is None
+
+    def view(self, decided_per_minute: float, timing: LedgerTiming) -> RequestView:
+        """What of it may be told."""
+        return RequestView(
+            request=self.request,
+            status=self._status,
+            callback_status=self._callback_status,
+            position=self.position,
+            decided_per_minute=decided_per_minute,
+            expires_at=self._expires_at(timing),
+            outcome=self.outcome,
+        )
+
+    @property
+    def _status(self) -> QueueStatus:
+        if self.kind is not None:
+            return QueueStatus(self.kind)
+        return QueueStatus.QUEUED if self.state is RecordState.WAITING else QueueStatus.PROCESSING
+
+    @property
+    def _callback_status(self) -> CallbackStatus:
+        if self.is_polled:
+            return CallbackStatus.NONE
+        return CallbackStatus.PUBLISHED if self.delivered else CallbackStatus.PENDING
+
+    def _expires_at(self, timing: LedgerTiming) -> datetime | None:
+        """The deadline while there is no outcome, then the end of the result that is kept for polling."""
+        if self.kind is None:
+            return self.deadline
+        if self.is_polled and self.delivered:
+            return self.delivered + timedelta(seconds=timing.result_expires)
+        return None
+
+
+class LedgerProtocol(Protocol):
+    """Remembers every accepted request until its outcome is delivered, and for a while after."""
+
+    def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
+        """Take responsibility for a request: from here on it ends with exactly one outcome, delivered.
+
+        Accepting the same queue_id again changes nothing and answers the same, so one retry after a lost reply is
+        safe. Raises QueueFull above the high watermark, until the open requests are below the low one.
+        """
+        ...
+
+    def claim(self, queue_id: str, holder: str) -> Claim:
+        """Ask how far a request had come, and take the lease when it waits or its last lease has lapsed.
+
+        `holder` is one task's run; claiming again with the same holder answers CLAIMED again.
+        """
+        ...
+
+    def renew(self, leases: Mapping[str, str]) -> None:
+        """Prolong leases (queue_id -> holder), lapsed ones included unless another holder took them.
+
+        No lease is prolonged beyond its request's deadline plus a margin.
+        """
+        ...
+
+    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+        """Store the outcome and drop the texts: the first outcome wins, a later one is answered with the first.
+
+        After it returns the outcome is stored; until the delivery window ends nobody else delivers it. None when
+        the record is gone.
+        """
+        ...
+
+    def decided(self, queue_id: str) -> Decision | None:
+        """The stored outcome of a request that is not yet delivered, else None."""
+        ...
+
+    def pending(self, queue_id: str) -> QueuedRequest | None:
+        """The request, when it has no outcome yet, else None."""
+        ...
+
+    def mark_delivered(self, decision: Decision) -> None:
+        """Note that the outcome reached its caller; the record expires after its retention."""
+        ...
+
+    def postpone(self, queue_id: str, *, attempted: bool) -> None:
+        """Leave an undelivered outcome to the sweeper: after a back-off that grows with the real attempts."""
+        ...
+
+    def sweep(self, *, queue_is_empty: bool) -> list[Due]:
+        """Take what is due and move it forward, so that two sweepers never take the same."""
+        ...
+
+    def view(self, queue_id: str) -> RequestView | None:
+        """What may be told about a request, or None when it is unknown or forgotten."""
+        ...
+
+    def figures(self) -> LedgerFigures:
+        """The ledger in numbers."""
+        ...
+
+    def ping(self) -> None:
+        """Return when the ledger answers; raise LedgerUnavailable otherwise."""
+        ...
+
+    def durability_risks(self) -> list[str]:
+        """What about this ledger's storage could lose accepted requests, in sentences for an operator."""
+        ...

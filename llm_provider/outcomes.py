@@ -1,0 +1,42 @@
+"""Pure functions that turn what happened to a request into the outcome that is stored."""
+
+from datetime import datetime
+
+from llm_provider.callbacks import callback_event_id
+from llm_provider.errors import ComparisonError, RequestExpired
+from llm_provider.internal_models import ProviderAnswer
+from llm_provider.queue_models import Outcome, OutcomeError, OutcomeKind, OutcomeVerdict
+
+
+def completed(queue_id: str, answer: ProviderAnswer, *, response_time_ms: int, at: datetime) -> Outcome:
+    """The provider gave a verdict."""
+    verdict = answer.verdict
+    return Outcome(
+        kind=OutcomeKind.COMPLETED,
+        event_id=callback_event_id(queue_id),
+        completed_at=at,
+        verdict=OutcomeVerdict(
+            winner=verdict.winner,
+            justification=verdict.justification,
+            confidence=verdict.confidence_on_the_wire,
+        ),
+        response_time_ms=response_time_ms,
+        token_usage=answer.token_usage,
+        cost_estimate=answer.cost_usd,
+    )
+
+
+def failed(queue_id: str, error: ComparisonError, *, response_time_ms: int, at: datetime) -> Outcome:
+    """There is no verdict, and this is why."""
+    return Outcome(
+        kind=OutcomeKind.EXPIRED if isinstance(error, RequestExpired) else OutcomeKind.FAILED,
+        event_id=callback_event_id(queue_id),
+        completed_at=at,
+        error=OutcomeError(
+            error_code=error.error_code,
+            message=error.message,
+            is_retryable=error.is_retryable,
+            details=error.details,
+        ),
+        response_time_ms=response_time_ms,
+    )
