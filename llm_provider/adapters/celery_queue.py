@@ -1,0 +1,95 @@
+"""Celery as the queue that moves work: its settings, and the dispatch of one id."""
+
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import KombuError
+
+from llm_provider.config import Settings
+from llm_provider.errors import LedgerUnavailable
+from llm_provider.queue_models import TASK_NAME
+
+QUEUE = "comparisons"
+
+# kombu's Redis transport takes 0 first: what is dispatched again goes before what waits.
+FIRST, IN_TURN = 0, 6
+
+
+def celery_settings(settings: Settings, *, socket_timeout_seconds: float) -> dict[str, Any]:
+    """Settings of the Celery app, each for a reason; `socket_timeout_seconds` bounds one Redis operation."""
+    return {
+        "broker_url": settings.redis_url,
+        "broker_transport_options": {
+            "global_keyprefix": settings.key_prefix,
+            "queue_order_strategy": "priority",
+            "socket_timeout": socket_timeout_seconds,
+            "socket_connect_timeout": socket_timeout_seconds,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            # The ledger brings lost work back within seconds; this only tidies what a dead worker left unacknowledged.
+            "visibility_timeout": 3600,
+        },
+        "broker_connection_retry_on_startup": True,
+        # A worker outlives any outage of Redis.
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": max(10, settings.web_threads),
+        "result_backend": settings.redis_url,
+        "result_backend_transport_options": {"global_keyprefix": settings.key_prefix},
+        "result_backend_thread_safe": True,
+        "redis_socket_timeout": socket_timeout_seconds,
+        "redis_socket_connect_timeout": socket_timeout_seconds,
+        "result_expires": settings.result_expires_seconds,
+        "task_default_queue": QUEUE,
+        "task_default_priority": IN_TURN,
+        # Acknowledged after the work, with nothing prefetched beyond it: a worker that dies holds only messages
+        # whose requests it had claimed, and their leases lapse.
+        "task_acks_late": True,
+        "worker_prefetch_multiplier": 1,
+        # Threads: best throughput per MB for work that waits, and nothing forks under a Kafka producer.
+        "worker_pool": "threads",
+        "worker_concurrency": settings.worker_concurrency,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        # Only ids may be read in Celery's logs and in flower.
+        "result_extended": False,
+    }
+
+
+class CeleryTaskDispatcher:
+    """TaskDispatcherProtocol over Celery: one message, whose id is the queue id and whose only argument is that id."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def dispatch(self, queue_id: str, *, first: bool = False) -> None:
+        try:
+            # Without `ignore_result` the publisher would subscribe to a result that nobody waits for there.
+            self._app.send_task(
+                TASK_NAME,
+                args=[queue_id],
+                task_id=queue_id,
+                ignore_result=True,
+                priority=FIRST if first else IN_TURN,
+                retry=False,
+            )
+        except (KombuError, OSError) as error:
+            raise _unavailable(error) from error
+
+    def queue_is_empty(self) -> bool:
+        try:
+            with self._app.connection_or_acquire() as connection:
+                return _message_count(connection) == 0
+        except (KombuError, OSError) as error:
+            raise _unavailable(error) from error
+
+
+def _message_count(connection: Any) -> int:
+    try:
+        return int(connection.default_channel.queue_declare(queue=QUEUE, passive=True).message_count)
+    except connection.channel_errors:
+        # Redis keeps no key for an empty list, which kombu reports as a queue that does not exist.
+        return 0
+
+
+def _unavailable(error: Exception) -> LedgerUnavailable:
+    return LedgerUnavailable(f"The queue did not answer ({type(error).__name__}).", retry_after_seconds=5)

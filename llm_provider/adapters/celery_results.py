@@ -1,0 +1,52 @@
+"""The Celery result backend: keeps the results that callers poll for, so that `AsyncResult(queue_id)` works too."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, states
+from celery.exceptions import BackendError
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from llm_provider.errors import ComparisonError, LedgerUnavailable
+from llm_provider.queue_models import OutcomeError
+
+
+class CeleryResultStore:
+    """ResultStoreProtocol over the app's Redis backend."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    @cached_property
+    def _backend(self) -> Any:
+        backend = self._app.backend
+        # redis-py's own default goes on for 4.5 s after Redis has gone.
+        backend.client.set_retry(Retry(NoBackoff(), 1))
+        return backend
+
+    def store_result(self, queue_id: str, result: Mapping[str, Any]) -> None:
+        self._store(queue_id, dict(result), states.SUCCESS)
+
+    def store_error(self, queue_id: str, error: OutcomeError) -> None:
+        self._store(queue_id, ComparisonError(f"{error.error_code}: {error.message}"), states.FAILURE)
+
+    def _store(self, queue_id: str, result: object, state: str) -> None:
+        try:
+            self._backend.store_result(queue_id, result, state)
+        except (RedisError, BackendError, OSError) as error:
+            raise _unavailable(error) from error
+
+    def load_result(self, queue_id: str) -> Mapping[str, Any] | None:
+        try:
+            # The backend's own cache would serve a result that has expired.
+            meta = self._backend.get_task_meta(queue_id, cache=False)
+        except (RedisError, BackendError, OSError) as error:
+            raise _unavailable(error) from error
+        return meta["result"] if meta["status"] == states.SUCCESS else None
+
+
+def _unavailable(error: Exception) -> LedgerUnavailable:
+    return LedgerUnavailable(f"The result backend did not answer ({type(error).__name__}).", retry_after_seconds=5)

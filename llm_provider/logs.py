@@ -1,0 +1,51 @@
+"""One JSON line an event, for our own lines and for those of Celery, gunicorn and Kafka alike."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+# They log whole records, URLs or headers at the levels below.
+QUIET_LOGGERS = ("kafka", "httpx2", "httpcore2", "openai", "urllib3", "amqp")
+
+_SHARED = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def configure(level: str) -> None:
+    """Send every logger of this process to standard error as JSON; may be called again."""
+    structlog.configure(
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _formatter() -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+
+
+def on_setup_logging(loglevel: int | str | None = None, **_: Any) -> None:
+    """Receiver of Celery's setup_logging signal: with it connected, Celery configures no logging of its own."""
+    level = logging.getLevelName(loglevel) if isinstance(loglevel, int) else loglevel
+    configure(level or "INFO")

@@ -1,0 +1,199 @@
+"""What a worker does with one accepted request: ask how far it had come, call, commit, deliver."""
+
+import time
+import traceback
+from collections.abc import Callable
+from uuid import uuid4
+
+import structlog
+
+from llm_provider import outcomes
+from llm_provider.callbacks import build_callback, build_response
+from llm_provider.errors import (
+    ComparisonError,
+    LedgerUnavailable,
+    PublishError,
+    RequestExpired,
+    RequestRevoked,
+    UnexpectedError,
+)
+from llm_provider.internal_models import ComparisonTexts
+from llm_provider.ledger import Claim, ClaimState, Decision, LedgerProtocol
+from llm_provider.protocols import (
+    LeaseKeeperProtocol,
+    LLMEventPublisherProtocol,
+    ResultStoreProtocol,
+)
+from llm_provider.provider_caller import ProviderCaller, milliseconds_since
+from llm_provider.publish_gate import PublishGate
+from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
+
+log = structlog.get_logger(__name__)
+
+COMMIT_RETRY_SECONDS = 0.5
+EXPIRED_MESSAGE = "The request's deadline passed before it had an outcome."
+
+
+class QueueProcessorImpl:
+    """Shared by all threads of a worker process; every step may be interrupted and repeated."""
+
+    def __init__(
+        self,
+        ledger: LedgerProtocol,
+        caller: ProviderCaller,
+        publisher: LLMEventPublisherProtocol,
+        results: ResultStoreProtocol,
+        leases: LeaseKeeperProtocol,
+        gate: PublishGate,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._ledger = ledger
+        self._caller = caller
+        self._publisher = publisher
+        self._results = results
+        self._leases = leases
+        self._gate = gate
+        self._sleep = sleep
+
+    def process(self, queue_id: str) -> Decision | None:
+        """Bring a request to its outcome; None when somebody else does, or nothing is left to do.
+
+        The outcome is stored when this returns, and not yet delivered: that is the handlers' part. Raises
+        LedgerUnavailable when the request could not be claimed; the sweeper brings it back.
+        """
+        holder = uuid4().hex
+        claim = self._ledger.claim(queue_id, holder)
+        if claim.request is None:
+            return None
+        if claim.texts is not None:
+            return self._run(claim, claim.request, claim.texts, holder)
+        if claim.state is ClaimState.EXPIRED:
+            return self._commit(claim.request, _expired(claim.request))
+        return Decision(claim.request, claim.outcome) if claim.outcome else None
+
+    def _run(self, claim: Claim, request: QueuedRequest, texts: ComparisonTexts, holder: str) -> Decision | None:
+        # The lease lives until the outcome is stored, however long Redis is away in between.
+        with self._leases.hold(request.queue_id, holder):
+            outcome = self._ask(request, texts, claim.seconds_left)
+            return self._commit(request, _checked(request, outcome))
+
+    def _ask(self, request: QueuedRequest, texts: ComparisonTexts, seconds_left: float) -> Outcome:
+        queue_id, started = request.queue_id, time.monotonic()
+        try:
+            return self._caller.compare(request, texts, seconds_left)
+        except ComparisonError as error:
+            log.warning("provider_failed", error_code=str(error.error_code), provider=str(request.provider))
+            spent = milliseconds_since(started)
+            return outcomes.failed(queue_id, error, response_time_ms=spent, at=utc_now())
+        except Exception as error:
+            return _defect(queue_id, error, response_time_ms=milliseconds_since(started))
+
+    def _commit(self, request: QueuedRequest, outcome: Outcome) -> Decision | None:
+        """Store the outcome; nothing is delivered before. While Redis is away a paid answer waits here for it."""
+        give_up = time.monotonic() + request.deadline_seconds
+        while True:
+            try:
+                decision = self._ledger.commit(request.queue_id, outcome)
+                break
+            except LedgerUnavailable:
+                if time.monotonic() > give_up:
+                    raise
+                log.warning("commit_waits_for_ledger", queue_id=request.queue_id)
+                self._sleep(COMMIT_RETRY_SECONDS)
+        log.info("request_decided", queue_id=request.queue_id, kind=str(outcome.kind), stored=bool(decision))
+        # Whoever stored the first outcome delivers it; a second one leaves quietly.
+        return decision if decision and decision.mine else None
+
+    def _handle_request_success(self, decision: Decision) -> None:
+        """Tell the caller the verdict: the event to its callback topic, or the result into the result backend.
+
+        Called by the task's success handler, after the commit. It decides nothing and raises nothing: what fails
+        here, or dies, is in the ledger's `open` index, where the sweeper finds it.
+        """
+        self._deliver(decision, self._gate.is_open)
+
+    def _handle_request_failure(self, decision: Decision) -> None:
+        """Tell the caller why there is no verdict, the same way."""
+        self._deliver(decision, self._gate.is_open)
+
+    def deliver_due(self, queue_id: str) -> None:
+        """OutcomeDelivererProtocol: deliver what is stored, probing a closed topic when its time has come."""
+        decision = self._ledger.decided(queue_id)
+        if decision:
+            self._deliver(decision, self._gate.may_probe)
+
+    def expire(self, queue_id: str) -> None:
+        """OutcomeDelivererProtocol: the deadline has passed."""
+        decision = self._give_up(queue_id, RequestExpired(EXPIRED_MESSAGE))
+        if decision:
+            self._deliver(decision, self._gate.may_probe)
+
+    def revoke(self, queue_id: str) -> None:
+        """An operator revoked the task: workers will discard every message of it, so it ends here.
+
+        The sweeper delivers, since a worker's main process hears of revocations and must not open Kafka.
+        """
+        if self._give_up(queue_id, RequestRevoked("The request was revoked by an operator.")):
+            self._ledger.postpone(queue_id, attempted=False)
+
+    def _give_up(self, queue_id: str, error: ComparisonError) -> Decision | None:
+        if self._ledger.pending(queue_id) is None:
+            return None
+        decision = self._ledger.commit(queue_id, outcomes.failed(queue_id, error, response_time_ms=0, at=utc_now()))
+        return decision if decision and decision.mine else None
+
+    def _deliver(self, decision: Decision, admits: Callable[[str], bool]) -> None:
+        queue_id, topic = decision.request.queue_id, decision.request.callback_topic
+        try:
+            if topic is None:
+                self._store(decision)
+            elif not admits(topic):
+                self._ledger.postpone(queue_id, attempted=False)
+                return
+            elif not self._publish(topic, decision):
+                self._ledger.postpone(queue_id, attempted=True)
+                return
+            self._ledger.mark_delivered(decision)
+        except LedgerUnavailable:
+            log.warning("delivery_left_to_sweeper", queue_id=queue_id)
+        else:
+            log.info("request_delivered", queue_id=queue_id, topic=topic)
+
+    def _publish(self, topic: str, decision: Decision) -> bool:
+        try:
+            self._publisher.publish_comparison_result(topic, build_callback(decision.request, decision.outcome))
+        except PublishError as error:
+            self._gate.failed(topic, error)
+            log.warning("publish_failed", topic=topic, error=type(error).__name__, reason=error.message)
+            return False
+        self._gate.succeeded(topic)
+        return True
+
+    def _store(self, decision: Decision) -> None:
+        queue_id, outcome = decision.request.queue_id, decision.outcome
+        if outcome.error is not None:
+            self._results.store_error(queue_id, outcome.error)
+        else:
+            self._results.store_result(queue_id, build_response(decision.request, outcome).model_dump(mode="json"))
+
+
+def _expired(request: QueuedRequest) -> Outcome:
+    return outcomes.failed(request.queue_id, RequestExpired(EXPIRED_MESSAGE), response_time_ms=0, at=utc_now())
+
+
+def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:
+    """The outcome, when an event can be built of it: found out before it is stored for good."""
+    try:
+        build_callback(request, outcome)
+    except Exception as error:
+        return _defect(request.queue_id, error, response_time_ms=outcome.response_time_ms)
+    return outcome
+
+
+def _defect(queue_id: str, error: Exception, *, response_time_ms: int) -> Outcome:
+    # The text of a foreign exception may quote a prompt; its class and place say enough.
+    stack = traceback.format_tb(error.__traceback__)
+    log.error("unexpected_error", queue_id=queue_id, error=type(error).__name__, stack=stack)
+    told = UnexpectedError("The service failed unexpectedly while it processed this request.")
+    return outcomes.failed(queue_id, told, response_time_ms=response_time_ms, at=utc_now())

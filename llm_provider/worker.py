@@ -1,0 +1,133 @@
+"""The worker process around the task: what starts after the fork, what stops, what Celery's signals mean here."""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from celery import signals
+from celery.concurrency import get_implementation
+from celery.concurrency.prefork import TaskPool as PreforkPool
+
+from llm_provider import logs
+from llm_provider.errors import LedgerUnavailable, ServiceError
+from llm_provider.leases import LeaseKeeper
+from llm_provider.ledger import LedgerProtocol
+from llm_provider.protocols import EventBusProtocol
+from llm_provider.provider_caller import ProviderCaller
+from llm_provider.queue_processor import QueueProcessorImpl
+from llm_provider.sweeper import Sweeper
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerParts:
+    """What one worker process runs; built and checked before the first fork, started after it."""
+
+    processor: QueueProcessorImpl
+    leases: LeaseKeeper
+    sweeper: Sweeper
+    bus: EventBusProtocol
+    caller: ProviderCaller
+    ledger: LedgerProtocol
+
+
+class WorkerRuntime:
+    """The parts of this process; a child made by fork builds its own."""
+
+    def __init__(self, build: Callable[[], WorkerParts]) -> None:
+        self._build = build
+        self._parts: WorkerParts | None = None
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Build everything once, so that a wrong setting stops the boot, and say what an operator should know."""
+        try:
+            for risk in self._build().ledger.durability_risks():
+                log.warning("redis_may_lose_requests", risk=risk)
+        except LedgerUnavailable as error:
+            log.warning("redis_not_checked", reason=error.message)
+
+    def start(self) -> WorkerParts:
+        """Start the threads that keep leases alive and sweep; idempotent within a process."""
+        with self._lock:
+            if self._parts is None:
+                self._parts = self._build()
+                self._parts.leases.start()
+                self._parts.sweeper.start()
+            return self._parts
+
+    @property
+    def processor(self) -> QueueProcessorImpl:
+        """The processor of the started parts: a task may come before the signal that the worker is ready."""
+        return self.start().processor
+
+    def revoke(self, queue_id: str) -> None:
+        """End a revoked request; starts nothing, since a prefork main process hears of it too."""
+        parts = self._parts or self._build()
+        parts.processor.revoke(queue_id)
+
+    def stop(self) -> None:
+        """Stop the threads and give back connections; idempotent."""
+        with self._lock:
+            parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        parts.sweeper.stop()
+        parts.leases.stop()
+        parts.bus.close()
+        parts.caller.close()
+
+
+class WorkerSignals:
+    """What the signals of a Celery worker mean to the runtime, whatever the pool."""
+
+    def __init__(self, runtime: WorkerRuntime) -> None:
+        self._runtime = runtime
+
+    def connect(self) -> None:
+        receivers = {
+            signals.setup_logging: logs.on_setup_logging,
+            signals.worker_init: self.on_worker_init,
+            signals.worker_ready: self.on_worker_ready,
+            signals.worker_process_init: self.on_child_init,
+            signals.worker_process_shutdown: self.on_stop,
+            signals.worker_shutdown: self.on_stop,
+            signals.task_revoked: self.on_revoked,
+            signals.task_prerun: self.on_task_start,
+            signals.task_postrun: self.on_task_end,
+        }
+        for signal, receiver in receivers.items():
+            signal.connect(receiver, weak=False)
+
+    def on_worker_init(self, **_: Any) -> None:
+        # Celery swallows what a receiver raises here, so a failed check has to end the process itself.
+        try:
+            self._runtime.check()
+        except ServiceError as error:
+            sys.exit(f"llm-provider: {error.message}")
+
+    def on_worker_ready(self, sender: Any, **_: Any) -> None:
+        # In prefork the children start it, and the main process never opens Kafka.
+        if not issubclass(get_implementation(sender.controller.pool_cls), PreforkPool):
+            self._runtime.start()
+
+    def on_child_init(self, **_: Any) -> None:
+        self._runtime.start()
+
+    def on_stop(self, **_: Any) -> None:
+        self._runtime.stop()
+
+    def on_revoked(self, request: Any, **_: Any) -> None:
+        self._runtime.revoke(request.id)
+
+    def on_task_start(self, task_id: str, **_: Any) -> None:
+        # Threads are used again for other tasks, and context variables stay with the thread.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(queue_id=task_id)
+
+    def on_task_end(self, **_: Any) -> None:
+        structlog.contextvars.clear_contextvars()
