@@ -1,0 +1,73 @@
+"""The Flask application: the routes, the error documents, one log line and one count a request."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+from flask import Flask, Response, g, request
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from llm_provider.api import problems
+from llm_provider.api.comparisons import ComparisonViews
+from llm_provider.api.health import HealthViews
+from llm_provider.api.providers import ProviderViews
+from llm_provider.config import Settings
+from llm_provider.errors import ServiceError
+from llm_provider.ledger import LedgerProtocol
+from llm_provider.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from llm_provider.orchestrator import LLMOrchestratorImpl
+from llm_provider.protocols import ResultStoreProtocol
+from llm_provider.provider_caller import ProviderCaller
+
+log = structlog.get_logger(__name__)
+
+# A supervisor and Prometheus ask every few seconds; their answers tell nothing in a log.
+QUIET_ENDPOINTS = {"health.healthz", "health.metrics"}
+
+
+@dataclass(frozen=True)
+class WebParts:
+    """What one web process runs."""
+
+    settings: Settings
+    orchestrator: LLMOrchestratorImpl
+    caller: ProviderCaller
+    ledger: LedgerProtocol
+    results: ResultStoreProtocol
+
+
+def create_app(parts: WebParts) -> Flask:
+    """Plain Flask: a body is validated by its model, and every error becomes a problem document."""
+    app = Flask("llm_provider", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = parts.settings.max_body_bytes
+    app.register_blueprint(ComparisonViews(parts.orchestrator, parts.ledger, parts.results).blueprint())
+    app.register_blueprint(ProviderViews(parts.caller).blueprint())
+    app.register_blueprint(HealthViews(parts.ledger).blueprint())
+    app.register_error_handler(ServiceError, problems.on_service_error)
+    app.register_error_handler(ValidationError, problems.on_invalid_body)
+    app.register_error_handler(HTTPException, problems.on_http_exception)
+    app.register_error_handler(Exception, problems.on_unexpected)
+    app.before_request(_note_start)
+    app.after_request(_note_end)
+    return app
+
+
+def _note_start() -> None:
+    structlog.contextvars.clear_contextvars()
+    g.started = time.monotonic()
+
+
+def _note_end(response: Response) -> Response:
+    endpoint, seconds = request.endpoint or "unknown", time.monotonic() - g.started
+    HTTP_REQUESTS.labels(request.method, endpoint, response.status_code).inc()
+    HTTP_SECONDS.labels(endpoint).observe(seconds)
+    if endpoint not in QUIET_ENDPOINTS:
+        log.info(
+            "request_answered",
+            endpoint=endpoint,
+            status=response.status_code,
+            milliseconds=round(seconds * 1000),
+            correlation_id=problems.correlation_id(),
+        )
+    return response

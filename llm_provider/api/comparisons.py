@@ -1,0 +1,170 @@
+"""POST /comparison, GET /status and /results: contract.md section 3."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID, uuid4
+
+from flask import Blueprint, Response, g, request, url_for
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+
+from contracts.enums import QueueStatus
+from contracts.errors import ErrorCode
+from llm_provider.api.problems import problem
+from llm_provider.api_models import LLMComparisonRequest, LLMQueuedResponse, LLMQueueStatusResponse
+from llm_provider.callbacks import build_response
+from llm_provider.ledger import LedgerProtocol, RequestView
+from llm_provider.orchestrator import LLMOrchestratorImpl, Queued, RequestContext
+from llm_provider.protocols import ResultStoreProtocol
+from llm_provider.queue_models import parse_trace_context
+
+POLL_AFTER_SECONDS = 2
+
+MESSAGES = {
+    QueueStatus.QUEUED: "The request waits for a worker.",
+    QueueStatus.PROCESSING: "A worker is on it.",
+    QueueStatus.COMPLETED: "The comparison is finished.",
+    QueueStatus.FAILED: "The comparison failed.",
+    QueueStatus.EXPIRED: "The request's deadline passed before it had an outcome.",
+}
+
+
+class ComparisonViews:
+    """The routes a platform team calls."""
+
+    def __init__(self, orchestrator: LLMOrchestratorImpl, ledger: LedgerProtocol, results: ResultStoreProtocol) -> None:
+        self._orchestrator = orchestrator
+        self._ledger = ledger
+        self._results = results
+
+    def blueprint(self) -> Blueprint:
+        routes = Blueprint("comparisons", __name__, url_prefix="/api/v1")
+        routes.add_url_rule("/comparison", view_func=self.compare, methods=["POST"])
+        routes.add_url_rule("/status/<queue_id>", view_func=self.status)
+        routes.add_url_rule("/results/<queue_id>", view_func=self.result)
+        return routes
+
+    def compare(self) -> Response:
+        comparison = _parsed(request.get_data(cache=False))
+        g.correlation_id = comparison.correlation_id or uuid4()
+        answer = self._orchestrator.perform_comparison(comparison, _context(g.correlation_id))
+        return _accepted(answer) if isinstance(answer, Queued) else _json(answer, HTTPStatus.OK)
+
+    def status(self, queue_id: str) -> Response:
+        view = self._view(queue_id)
+        return _json(self._status(view), HTTPStatus.OK) if view else _unknown(queue_id)
+
+    def result(self, queue_id: str) -> Response:
+        view = self._view(queue_id)
+        if view is None:
+            return _unknown(queue_id)
+        if not view.is_finished:
+            response = _json(self._status(view), HTTPStatus.ACCEPTED)
+            response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+            return response
+        if view.status is not QueueStatus.COMPLETED:
+            return _failed(view)
+        if view.request.callback_topic is not None:
+            return _gone(f"The result went to the callback topic {view.request.callback_topic}.")
+        return self._polled(view)
+
+    def _view(self, queue_id: str) -> RequestView | None:
+        view = self._ledger.view(queue_id)
+        if view is not None:
+            g.correlation_id = view.request.correlation_id
+        return view
+
+    def _polled(self, view: RequestView) -> Response:
+        """What the ledger holds until the result backend has it, and from then on what that one holds."""
+        if view.outcome is not None:
+            return _json(build_response(view.request, view.outcome), HTTPStatus.OK)
+        result = self._results.load_result(view.request.queue_id)
+        return _gone("The result has expired.") if result is None else _json(result, HTTPStatus.OK)
+
+    def _status(self, view: RequestView) -> LLMQueueStatusResponse:
+        return LLMQueueStatusResponse(
+            queue_id=view.request.queue_id,
+            status=view.status,
+            message=MESSAGES[view.status],
+            queued_at=view.request.queued_at,
+            position_in_queue=view.position,
+            estimated_wait_minutes=view.estimated_wait_minutes,
+            result_available=self._has_result(view),
+            callback_status=view.callback_status,
+            error_message=view.outcome.error.message if view.outcome and view.outcome.error else None,
+            expires_at=view.expires_at,
+            correlation_id=view.request.correlation_id,
+        )
+
+    def _has_result(self, view: RequestView) -> bool:
+        if view.status is not QueueStatus.COMPLETED or view.request.callback_topic is not None:
+            return False
+        return view.outcome is not None or self._results.load_result(view.request.queue_id) is not None
+
+
+def _parsed(body: bytes) -> LLMComparisonRequest:
+    try:
+        return LLMComparisonRequest.model_validate_json(body)
+    except ValidationError:
+        # The caller's own id belongs into the answer that says what else was wrong.
+        with suppress(ValidationError):
+            g.correlation_id = _OnlyCorrelationId.model_validate_json(body).correlation_id
+        raise
+
+
+class _OnlyCorrelationId(BaseModel):
+    correlation_id: UUID
+
+
+def _context(correlation_id: UUID) -> RequestContext:
+    headers = request.headers
+    return RequestContext(
+        correlation_id=correlation_id,
+        trace_context=parse_trace_context(headers.get("traceparent"), headers.get("tracestate")),
+        prefers_async=_prefers_async(headers.get("Prefer", "")),
+    )
+
+
+def _prefers_async(prefer: str) -> bool:
+    """Whether RFC 7240's `Prefer` header holds `respond-async`."""
+    return any(part.split(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
+
+
+def _accepted(queued: Queued) -> Response:
+    queue_id = queued.request.queue_id
+    topic = queued.request.callback_topic
+    told = f"Its outcome will be published to {topic}." if topic else "Poll its status, then fetch its result."
+    body = LLMQueuedResponse(
+        queue_id=queue_id,
+        message=f"The request is accepted. {told}",
+        estimated_wait_minutes=queued.acceptance.estimated_wait_minutes,
+        status_url=url_for("comparisons.status", queue_id=queue_id),
+        retry_after=POLL_AFTER_SECONDS,
+        correlation_id=queued.request.correlation_id,
+    )
+    response = _json(body, HTTPStatus.ACCEPTED)
+    response.headers["Location"] = body.status_url
+    response.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+    return response
+
+
+def _json(body: BaseModel | Mapping[str, Any], status: HTTPStatus) -> Response:
+    text = body.model_dump_json() if isinstance(body, BaseModel) else to_json(body)
+    return Response(text, status=status, mimetype="application/json")
+
+
+def _failed(view: RequestView) -> Response:
+    error = view.outcome.error if view.outcome else None
+    if error is None:
+        return _gone("The error of this request has expired.")
+    return problem(HTTPStatus.CONFLICT, error.message, error.error_code, is_retryable=error.is_retryable)
+
+
+def _gone(detail: str) -> Response:
+    return problem(HTTPStatus.GONE, detail, ErrorCode.RESOURCE_NOT_FOUND)
+
+
+def _unknown(queue_id: str) -> Response:
+    return problem(HTTPStatus.NOT_FOUND, f"No request {queue_id} is known here.", ErrorCode.RESOURCE_NOT_FOUND)

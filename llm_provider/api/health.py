@@ -1,0 +1,31 @@
+"""GET /healthz and /metrics."""
+
+from flask import Blueprint, Response, jsonify
+
+from llm_provider import metrics
+from llm_provider.errors import LedgerUnavailable
+from llm_provider.ledger import LedgerProtocol
+
+
+class HealthViews:
+    """What a supervisor and Prometheus ask."""
+
+    def __init__(self, ledger: LedgerProtocol) -> None:
+        self._ledger = ledger
+
+    def blueprint(self) -> Blueprint:
+        routes = Blueprint("health", __name__)
+        routes.add_url_rule("/healthz", view_func=self.healthz)
+        routes.add_url_rule("/metrics", view_func=self.metrics)
+        return routes
+
+    def healthz(self) -> Response:
+        """200 while this process serves: without Redis it still answers synchronously, and a restart would not help."""
+        try:
+            self._ledger.ping()
+        except LedgerUnavailable:
+            return jsonify(status="degraded", ledger="away")
+        return jsonify(status="ok", ledger="ok")
+
+    def metrics(self) -> Response:
+        return Response(metrics.render(self._ledger), mimetype="text/plain; version=0.0.4")

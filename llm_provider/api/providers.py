@@ -1,0 +1,61 @@
+"""GET /providers, and a test call to one of them."""
+
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from contracts.enums import LLMProviderType
+from contracts.errors import ErrorCode
+from llm_provider.api.problems import problem
+from llm_provider.errors import ComparisonError
+from llm_provider.internal_models import ComparisonTexts
+from llm_provider.protocols import LLMProviderProtocol
+from llm_provider.provider_caller import ProviderCaller
+
+# The shortest comparison that still asks for a whole verdict.
+_TEST_TEXTS = ComparisonTexts(user_prompt="Which essay is better?", essay_a="Yes, because it rains.", essay_b="No.")
+
+
+class ProviderViews:
+    """What an operator asks about the vendors."""
+
+    def __init__(self, caller: ProviderCaller) -> None:
+        self._caller = caller
+
+    def blueprint(self) -> Blueprint:
+        routes = Blueprint("providers", __name__, url_prefix="/api/v1/providers")
+        routes.add_url_rule("", view_func=self.list)
+        routes.add_url_rule("/<name>/test", view_func=self.test, methods=["POST"])
+        return routes
+
+    def list(self) -> Response:
+        return jsonify(providers=[_described(provider) for provider in self._caller.all()])
+
+    def test(self, name: str) -> Response:
+        """One real, cheap call; it may cost a fraction of a cent."""
+        if name not in set(LLMProviderType):
+            return problem(HTTPStatus.NOT_FOUND, f"No provider is called {name}.", ErrorCode.RESOURCE_NOT_FOUND)
+        provider = self._caller.configured(LLMProviderType(name))
+        try:
+            answer, milliseconds = self._caller.try_out(provider, _TEST_TEXTS)
+        except ComparisonError as error:
+            return jsonify(provider=name, ok=False, error_code=error.error_code, message=error.message)
+        message = f"{provider.default_model} answered in {milliseconds} ms."
+        return jsonify(
+            provider=name,
+            ok=True,
+            model=provider.default_model,
+            response_time_ms=milliseconds,
+            cost_estimate=answer.cost_usd,
+            message=message,
+        )
+
+
+def _described(provider: LLMProviderProtocol) -> dict[str, Any]:
+    return {
+        "name": provider.name,
+        "configured": provider.is_configured(),
+        "available": provider.is_configured() and provider.is_available(),
+        "default_model": provider.default_model,
+    }

@@ -1,0 +1,178 @@
+"""The one place that wires: settings in, a web application or a Celery app out.
+
+Building opens nothing, neither a connection nor a thread. What a worker runs is built again in every process that
+forks and started there; a container is resolved wholly and at once, since punq's lazy singletons are not safe among
+threads, and so that whatever is wrong stops the boot.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from flask import Flask
+from punq import Container, Scope
+
+from llm_provider import logs
+from llm_provider.adapters import redis_transport
+from llm_provider.adapters.celery_queue import CeleryTaskDispatcher, celery_settings
+from llm_provider.adapters.celery_results import CeleryResultStore
+from llm_provider.adapters.event_publisher import KafkaEventPublisher
+from llm_provider.adapters.kafka_bus import KafkaBus
+from llm_provider.adapters.providers.mock import MockProvider
+from llm_provider.adapters.providers.openai_provider import OpenAIProvider
+from llm_provider.adapters.redis_ledger import RedisLedger, connect_redis
+from llm_provider.api.app import WebParts, create_app
+from llm_provider.config import Settings
+from llm_provider.leases import LeaseKeeper
+from llm_provider.ledger import LedgerProtocol, LedgerTiming
+from llm_provider.orchestrator import LLMOrchestratorImpl, RequestPolicy
+from llm_provider.protocols import (
+    EventBusProtocol,
+    LeaseKeeperProtocol,
+    LLMEventPublisherProtocol,
+    LLMProviderProtocol,
+    ResultStoreProtocol,
+    TaskDispatcherProtocol,
+)
+from llm_provider.provider_caller import ProviderCaller
+from llm_provider.publish_gate import PublishGate
+from llm_provider.queue_processor import QueueProcessorImpl
+from llm_provider.sweeper import Sweeper
+from llm_provider.tasks import ProcessComparison
+from llm_provider.worker import WorkerParts, WorkerRuntime, WorkerSignals
+
+# One line adds a vendor.
+PROVIDERS: tuple[Callable[[Settings], LLMProviderProtocol], ...] = (MockProvider, OpenAIProvider)
+
+# Tests replace parts by registering others: the last registration of a service wins.
+Customise = Callable[[Container], None]
+
+
+def build_web(settings: Settings, customise: Customise | None = None) -> Flask:
+    """The Flask application of one web process."""
+    logs.configure(settings.log_level)
+    timeout = settings.web_redis_timeout_seconds
+    container = _shared(settings, _celery(settings, timeout), timeout)
+    container.register(LLMOrchestratorImpl, scope=Scope.singleton)
+    if customise is not None:
+        customise(container)
+    return create_app(
+        WebParts(
+            settings=settings,
+            orchestrator=container.resolve(LLMOrchestratorImpl),
+            caller=container.resolve(ProviderCaller),
+            ledger=container.resolve(LedgerProtocol),
+            results=container.resolve(ResultStoreProtocol),
+        )
+    )
+
+
+def build_worker(settings: Settings, customise: Customise | None = None) -> Celery:
+    """The Celery app that `celery -A celery_app worker` and flower find, its task and signals in place."""
+    app = _celery(settings, settings.worker_redis_timeout_seconds)
+    runtime = WorkerRuntime(lambda: _worker_parts(settings, app, customise))
+    app.register_task(ProcessComparison(runtime))
+    WorkerSignals(runtime).connect()
+    return app
+
+
+def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) -> WorkerParts:
+    container = _shared(settings, app, settings.worker_redis_timeout_seconds)
+    _add_worker_parts(container, settings)
+    if customise is not None:
+        customise(container)
+    return WorkerParts(
+        processor=container.resolve(QueueProcessorImpl),
+        leases=container.resolve(LeaseKeeper),
+        sweeper=container.resolve(Sweeper),
+        bus=container.resolve(EventBusProtocol),
+        caller=container.resolve(ProviderCaller),
+        ledger=container.resolve(LedgerProtocol),
+    )
+
+
+def _celery(settings: Settings, timeout: float) -> Celery:
+    redis_transport.install()
+    app = Celery("llm_provider", set_as_current=False)
+    app.conf.update(celery_settings(settings, socket_timeout_seconds=timeout))
+    return app
+
+
+def _shared(settings: Settings, app: Celery, timeout: float) -> Container:
+    """What web and worker processes have in common."""
+    container = Container()
+    container.register(RequestPolicy, instance=_policy(settings))
+    container.register(ProviderCaller, instance=_caller(settings))
+    _add(container, LedgerProtocol, lambda: _ledger(settings, timeout))
+    _add(container, TaskDispatcherProtocol, lambda: CeleryTaskDispatcher(app))
+    _add(container, ResultStoreProtocol, lambda: CeleryResultStore(app))
+    return container
+
+
+def _add_worker_parts(container: Container, settings: Settings) -> None:
+    container.register(PublishGate, instance=PublishGate())
+    container.register(LLMEventPublisherProtocol, KafkaEventPublisher, scope=Scope.singleton)
+    container.register(QueueProcessorImpl, scope=Scope.singleton)
+    _add(container, EventBusProtocol, lambda: _kafka_bus(settings))
+    _add(container, LeaseKeeper, lambda: LeaseKeeper(container.resolve(LedgerProtocol), settings.lease_seconds))
+    _add(container, LeaseKeeperProtocol, lambda: container.resolve(LeaseKeeper))
+    _add(container, Sweeper, lambda: _sweeper(container, settings))
+
+
+def _add(container: Container, service: type[Any], factory: Callable[[], object]) -> None:
+    container.register(service, factory=factory, scope=Scope.singleton)
+
+
+def _policy(settings: Settings) -> RequestPolicy:
+    return RequestPolicy(
+        default_provider=settings.default_provider,
+        allowed_callback_topics=settings.allowed_callback_topics,
+        sync_responses=settings.sync_responses,
+        sync_threads=settings.sync_threads,
+        deadline_seconds=settings.request_deadline_seconds,
+    )
+
+
+def _caller(settings: Settings) -> ProviderCaller:
+    providers = [build(settings) for build in PROVIDERS]
+    return ProviderCaller(
+        {provider.name: provider for provider in providers}, timeout_seconds=settings.provider_timeout_seconds
+    )
+
+
+def _ledger(settings: Settings, timeout: float) -> RedisLedger:
+    client = connect_redis(settings.redis_url, timeout_seconds=timeout)
+    return RedisLedger(client, prefix=settings.key_prefix, timing=ledger_timing(settings))
+
+
+def ledger_timing(settings: Settings) -> LedgerTiming:
+    """The ledger's times and limits as configured."""
+    return LedgerTiming(
+        lease=settings.lease_seconds,
+        redispatch_after=settings.redispatch_after_seconds,
+        delivery_window=settings.delivery_window_seconds,
+        delivery_retry=settings.delivery_retry_seconds,
+        result_expires=settings.result_expires_seconds,
+        record_retention=settings.record_retention_seconds,
+        high_watermark=settings.queue_high_watermark,
+        low_watermark=settings.queue_low_watermark,
+        sweep_batch=settings.sweep_batch,
+    )
+
+
+def _kafka_bus(settings: Settings) -> KafkaBus:
+    return KafkaBus(
+        settings.kafka_bootstrap_servers,
+        delivery_timeout_seconds=settings.kafka_delivery_timeout_seconds,
+        max_block_seconds=settings.kafka_max_block_seconds,
+    )
+
+
+def _sweeper(container: Container, settings: Settings) -> Sweeper:
+    return Sweeper(
+        container.resolve(LedgerProtocol),
+        container.resolve(TaskDispatcherProtocol),
+        container.resolve(QueueProcessorImpl),
+        interval_seconds=settings.sweep_interval_seconds,
+        batch=settings.sweep_batch,
+    )

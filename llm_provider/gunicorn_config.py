@@ -1,0 +1,45 @@
+"""How gunicorn runs the web process. Read in its main process, so that a wrong setting stops the boot there."""
+
+import sys
+from typing import Any
+
+from gunicorn.glogging import Logger
+from prometheus_client import multiprocess
+
+from llm_provider import logs
+from llm_provider.config import load_settings
+from llm_provider.errors import ConfigurationError
+from llm_provider.metrics import share_among_processes
+
+try:
+    _settings = load_settings()
+except ConfigurationError as error:
+    sys.exit(f"llm-provider: {error.message}")
+
+worker_class = "gthread"
+workers = _settings.web_processes
+threads = _settings.web_threads
+# A synchronous call may last as long as a provider may; a rollout waits for it.
+graceful_timeout = int(_settings.provider_timeout_seconds) + 10
+keepalive = 75
+# Its one path in the home directory would be shared by every gunicorn of this user.
+control_socket_disable = True
+
+
+class JsonLogger(Logger):  # type: ignore[misc] # gunicorn ships no types.
+    """gunicorn's lines take the way of all others: one JSON form."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers = []
+        self.error_log.propagate = True
+
+
+logger_class = JsonLogger
+logs.configure(_settings.log_level)
+share_among_processes()
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """A process that ended must not be counted as alive."""
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

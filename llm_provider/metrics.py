@@ -1,0 +1,64 @@
+"""Every Prometheus metric, declared once: what the web processes count, and what the ledger says when it is scraped."""
+
+import os
+import tempfile
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from llm_provider.errors import LedgerUnavailable
+from llm_provider.ledger import LedgerProtocol
+
+_SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+HTTP_REQUESTS = Counter("llm_provider_http_requests", "Requests answered.", ["method", "endpoint", "status"])
+HTTP_SECONDS = Histogram("llm_provider_http_request_seconds", "Seconds from request to answer.", ["endpoint"])
+
+TOTALS = {
+    "accepted": "Requests accepted into the ledger.",
+    "completed": "Requests decided with a verdict.",
+    "failed": "Requests decided with an error.",
+    "expired": "Requests decided because their deadline passed.",
+    "published": "Events acknowledged by Kafka, one a request.",
+    "stored": "Results stored for polling.",
+}
+
+
+def share_among_processes() -> None:
+    """Let several web processes count together; called before they are forked."""
+    # prometheus_client takes the directory from the environment only, and looks when a metric is made.
+    os.environ.setdefault(_SHARED_DIRECTORY, tempfile.mkdtemp(prefix="llm-provider-metrics-"))
+
+
+class LedgerCollector(Collector):
+    """The ledger's figures, asked when they are scraped: exact, whichever process did the work."""
+
+    def __init__(self, ledger: LedgerProtocol) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            figures = self._ledger.figures()
+        except LedgerUnavailable:
+            yield GaugeMetricFamily("llm_provider_ledger_up", "Whether the ledger answers.", 0)
+            return
+        yield GaugeMetricFamily("llm_provider_ledger_up", "Whether the ledger answers.", 1)
+        yield GaugeMetricFamily("llm_provider_requests_open", "Accepted and not yet delivered.", figures.open)
+        yield GaugeMetricFamily("llm_provider_requests_waiting", "Accepted and not yet claimed.", figures.waiting)
+        for name, meaning in TOTALS.items():
+            yield CounterMetricFamily(f"llm_provider_requests_{name}", meaning, figures.totals.get(name, 0))
+
+
+def render(ledger: LedgerProtocol) -> bytes:
+    """The text that Prometheus scrapes: all web processes together, and the ledger."""
+    registry = CollectorRegistry()
+    if _SHARED_DIRECTORY in os.environ:
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(HTTP_REQUESTS)
+        registry.register(HTTP_SECONDS)
+    registry.register(LedgerCollector(ledger))
+    return generate_latest(registry)

@@ -1,0 +1,169 @@
+"""What the web process does with a request: answer it at once, or accept it for later."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from uuid import UUID, uuid4
+
+import structlog
+
+from contracts.enums import LLMProviderType
+from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
+from llm_provider.callbacks import build_response
+from llm_provider.errors import LedgerUnavailable, RequestRejected
+from llm_provider.internal_models import ComparisonTarget, ComparisonTexts
+from llm_provider.ledger import Acceptance, LedgerProtocol
+from llm_provider.protocols import LLMProviderProtocol, TaskDispatcherProtocol
+from llm_provider.provider_caller import ProviderCaller
+from llm_provider.queue_models import QueuedRequest, TraceContext, utc_now
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RequestContext:
+    """What comes with a request beside its body."""
+
+    correlation_id: UUID
+    trace_context: TraceContext | None = None
+    prefers_async: bool = False
+
+
+@dataclass(frozen=True)
+class Queued:
+    """The request is accepted: it ends with one outcome, whatever dies from here on."""
+
+    request: QueuedRequest
+    acceptance: Acceptance
+
+
+@dataclass(frozen=True)
+class RequestPolicy:
+    """What this installation allows; config.py says what each is for."""
+
+    default_provider: LLMProviderType | None
+    allowed_callback_topics: Sequence[str]
+    sync_responses: bool
+    sync_threads: int
+    deadline_seconds: float
+
+
+class LLMOrchestratorImpl:
+    """Shared by all threads of a web process."""
+
+    def __init__(
+        self,
+        ledger: LedgerProtocol,
+        dispatcher: TaskDispatcherProtocol,
+        caller: ProviderCaller,
+        policy: RequestPolicy,
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._caller = caller
+        self._policy = policy
+        self._new_id = new_id
+        self._sync_threads = threading.Semaphore(policy.sync_threads)
+
+    def perform_comparison(
+        self, request: LLMComparisonRequest, context: RequestContext
+    ) -> LLMComparisonResponse | Queued:
+        """Answer now when that was asked for and is possible, else accept.
+
+        Raises RequestRejected (nothing happened), a ComparisonError of the synchronous call, or NotAcceptedNow.
+        """
+        provider = self._provider(request.llm_config_overrides)
+        self._check_topic(request.callback_topic)
+        target = _target(provider, request.llm_config_overrides)
+        if self._may_answer_now(request, context, provider):
+            with self._sync_thread() as is_free:
+                if is_free:
+                    return self._answer_now(request, context, target)
+        return self._queue_request(request, context, target)
+
+    def _provider(self, overrides: LLMConfigOverrides | None) -> LLMProviderProtocol:
+        name = (overrides and overrides.provider_override) or self._policy.default_provider
+        if name is None:
+            raise RequestRejected(
+                "Name a provider: this service has no default one.",
+                field="llm_config_overrides.provider_override",
+            )
+        return self._caller.configured(name)
+
+    def _check_topic(self, topic: str | None) -> None:
+        allowed = self._policy.allowed_callback_topics
+        if topic is not None and not any(fnmatchcase(topic, pattern) for pattern in allowed):
+            raise RequestRejected("This service does not publish to that topic.", field="callback_topic")
+
+    def _may_answer_now(
+        self, request: LLMComparisonRequest, context: RequestContext, provider: LLMProviderProtocol
+    ) -> bool:
+        wants_it = request.callback_topic is None and not context.prefers_async
+        return wants_it and self._policy.sync_responses and provider.is_available()
+
+    @contextmanager
+    def _sync_thread(self) -> Iterator[bool]:
+        """True when one of the threads that may wait for a provider was free; the others stay to accept."""
+        is_free = self._sync_threads.acquire(blocking=False)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                self._sync_threads.release()
+
+    def _answer_now(
+        self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
+    ) -> LLMComparisonResponse:
+        stored = self._stored(request, context, target)
+        return build_response(stored, self._caller.compare(stored, _texts(request)))
+
+    def _queue_request(
+        self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
+    ) -> Queued:
+        queued = self._stored(request, context, target)
+        acceptance = self._ledger.accept(queued, _texts(request))
+        # From here on the ledger answers for it: should the dispatch fail, or this process die before it, the
+        # sweeper of a worker dispatches it.
+        try:
+            self._dispatcher.dispatch(queued.queue_id)
+        except LedgerUnavailable:
+            log.warning("dispatch_left_to_sweeper", queue_id=queued.queue_id)
+        log.info("request_accepted", queue_id=queued.queue_id, callback_topic=queued.callback_topic)
+        return Queued(queued, acceptance)
+
+    def _stored(
+        self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
+    ) -> QueuedRequest:
+        overrides = request.llm_config_overrides or LLMConfigOverrides()
+        return QueuedRequest(
+            queue_id=str(self._new_id()),
+            correlation_id=context.correlation_id,
+            callback_topic=request.callback_topic,
+            provider=target.provider,
+            model=target.model,
+            # The system prompt is one of the texts, which are stored apart.
+            overrides=overrides.model_copy(update={"system_prompt_override": None}),
+            user_id=request.user_id,
+            metadata=request.metadata or {},
+            queued_at=utc_now(),
+            deadline_seconds=self._policy.deadline_seconds,
+            trace_context=context.trace_context,
+        )
+
+
+def _target(provider: LLMProviderProtocol, overrides: LLMConfigOverrides | None) -> ComparisonTarget:
+    asked = overrides.model_override if overrides else None
+    return ComparisonTarget(provider=provider.name, model=asked or provider.default_model)
+
+
+def _texts(request: LLMComparisonRequest) -> ComparisonTexts:
+    overrides = request.llm_config_overrides
+    return ComparisonTexts(
+        user_prompt=request.user_prompt,
+        essay_a=request.essay_a,
+        essay_b=request.essay_b,
+        system_prompt=overrides.system_prompt_override if overrides else None,
+    )
