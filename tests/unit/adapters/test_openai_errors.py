@@ -1,0 +1,228 @@
+"""Every exception of the SDK and of its HTTP client has one meaning."""
+
+import json
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from llm_provider.adapters.providers.openai_errors import MONEY_CODES, translate
+from llm_provider.errors import (
+    AuthenticationFailed,
+    CallRefused,
+    InvalidAnswer,
+    ProviderError,
+    ProviderOverloaded,
+    ProviderServerError,
+    ProviderTimeout,
+    ProviderUnreachable,
+    QuotaExceeded,
+    RateLimited,
+)
+
+SECRET = "zebra-secret-zebra"
+REQUEST = httpx2.Request("POST", "http://vendor.test/v1", json={"essay": SECRET})
+BODY = {"message": SECRET, "type": "an_error", "param": None, "code": None}
+
+BY_STATUS = {
+    307: CallRefused,
+    400: CallRefused,
+    401: AuthenticationFailed,
+    402: QuotaExceeded,
+    403: AuthenticationFailed,
+    404: CallRefused,
+    405: CallRefused,
+    408: ProviderTimeout,
+    409: ProviderOverloaded,
+    413: CallRefused,
+    422: CallRefused,
+    429: RateLimited,
+    451: CallRefused,
+    499: CallRefused,
+    500: ProviderServerError,
+    501: ProviderServerError,
+    502: ProviderServerError,
+    503: ProviderOverloaded,
+    504: ProviderServerError,
+    520: ProviderServerError,
+    529: ProviderOverloaded,
+    599: ProviderServerError,
+}
+
+# What no call of ours can raise, because it belongs to other parts of the SDK; it still gets a meaning.
+ELSEWHERE = {
+    "APIRemovedInV1",
+    "MutuallyExclusiveAuthError",
+    "StreamAlreadyConsumed",
+    "SubjectTokenProviderError",
+    "WebSocketConnectionClosedError",
+    "WebSocketQueueFullError",
+    "_AmbiguousModuleClientUsageError",
+}
+
+# The client library's exceptions about its own use, of which the SDK makes a correct one.
+MISUSE = {
+    "CookieConflict",
+    "HTTPError",
+    "HTTPStatusError",
+    "RequestNotRead",
+    "ResponseNotRead",
+    "StreamClosed",
+    "StreamConsumed",
+    "StreamError",
+}
+
+TRANSPORT = {
+    "CloseError": ProviderUnreachable,
+    "ConnectError": ProviderUnreachable,
+    "ConnectTimeout": ProviderUnreachable,
+    "DecodingError": InvalidAnswer,
+    "InvalidURL": CallRefused,
+    "LocalProtocolError": CallRefused,
+    "NetworkError": ProviderUnreachable,
+    "PoolTimeout": ProviderTimeout,
+    "ProtocolError": ProviderUnreachable,
+    "ProxyError": ProviderUnreachable,
+    "ReadError": ProviderUnreachable,
+    "ReadTimeout": ProviderTimeout,
+    "RemoteProtocolError": ProviderUnreachable,
+    "RequestError": ProviderUnreachable,
+    "SSEError": ProviderUnreachable,
+    "TimeoutException": ProviderTimeout,
+    "TooManyRedirects": CallRefused,
+    "TransportError": ProviderUnreachable,
+    "UnsupportedProtocol": CallRefused,
+    "WriteError": ProviderUnreachable,
+    "WriteTimeout": ProviderTimeout,
+}
+
+
+def status_error(status: int, body: Any = BODY, headers: dict[str, str] | None = None) -> openai.APIStatusError:
+    """The error that the SDK itself makes of a response."""
+    response = httpx2.Response(status, headers=headers, json={"error": body})
+    with httpx2.Client(transport=httpx2.MockTransport(lambda _: response)) as transport:
+        client = openai.OpenAI(api_key="key", base_url=str(REQUEST.url), max_retries=0, http_client=transport)
+        with pytest.raises(openai.APIStatusError) as raised:
+            client.post("/chat/completions", cast_to=object, body={"essay": SECRET})
+    return raised.value
+
+
+def subclasses(of: type[Exception]) -> Iterator[type[Exception]]:
+    for direct in of.__subclasses__():
+        yield direct
+        yield from subclasses(direct)
+
+
+def httpx2_errors() -> dict[str, type[Exception]]:
+    public = {name: getattr(httpx2, name) for name in dir(httpx2)}
+    return {n: c for n, c in public.items() if isinstance(c, type) and issubclass(c, Exception)}
+
+
+def other_sdk_errors() -> list[tuple[Exception, type[ProviderError]]]:
+    response = httpx2.Response(200, content=SECRET, request=REQUEST)
+    completion: Any = type("Completion", (), {"usage": SECRET})()
+    return [
+        (openai.OpenAIError(SECRET), ProviderError),
+        (openai.APIError(SECRET, REQUEST, body=BODY), ProviderError),
+        (openai.APIConnectionError(message=SECRET, request=REQUEST), ProviderUnreachable),
+        (openai.APITimeoutError(REQUEST), ProviderTimeout),
+        (openai.APIResponseValidationError(response, BODY, message=SECRET), InvalidAnswer),
+        (openai.LengthFinishReasonError(completion=completion), InvalidAnswer),
+        (openai.ContentFilterFinishReasonError(completion=completion), InvalidAnswer),
+    ]
+
+
+@pytest.mark.parametrize(("status", "meaning"), BY_STATUS.items())
+def test_every_status_has_one_meaning(status: int, meaning: type[ProviderError]) -> None:
+    """The status decides, whichever class the SDK chose for it; it is told in the details."""
+    failure = translate(status_error(status))
+    assert type(failure) is meaning
+    assert failure.details == {"http_status": status}
+
+
+@pytest.mark.parametrize("code", sorted(MONEY_CODES))
+@pytest.mark.parametrize("place", ["code", "type"])
+@pytest.mark.parametrize("status", [400, 403, 429])
+def test_what_is_about_money_is_no_matter_of_waiting(status: int, place: str, code: str) -> None:
+    """A 429 for an empty account is not retried."""
+    failure = translate(status_error(status, {**BODY, place: code}))
+    assert type(failure) is QuotaExceeded
+    assert not failure.is_retryable
+
+
+@pytest.mark.parametrize("body", [None, [], "html", 7, {}, {"code": ["x"], "type": {"y": 1}}, {"code": 429}])
+def test_an_error_of_an_unknown_shape_is_read_by_its_status(body: object) -> None:
+    """A vendor's proxy does not speak the vendor's JSON."""
+    assert type(translate(status_error(429, body))) is RateLimited
+
+
+def test_what_the_vendor_says_about_waiting_is_kept() -> None:
+    """Header names come in any case."""
+    failure = translate(status_error(429, headers={"Retry-After": "17"}))
+    assert failure.retry_after_seconds == 17.0
+    assert translate(status_error(503, headers={"Retry-After": "-17"})).retry_after_seconds is None
+
+
+@pytest.mark.parametrize(("error", "meaning"), other_sdk_errors(), ids=lambda value: type(value).__name__)
+def test_the_sdk_s_other_errors_have_one_meaning(error: Exception, meaning: type[ProviderError]) -> None:
+    """Those without a status."""
+    assert type(translate(error)) is meaning
+
+
+@pytest.mark.parametrize(("name", "meaning"), TRANSPORT.items())
+@pytest.mark.parametrize("wrapper", [None, openai.APIConnectionError, openai.APITimeoutError])
+def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
+    name: str, meaning: type[ProviderError], wrapper: Any
+) -> None:
+    """The SDK wraps most of them and says less than its cause does."""
+    error: Exception = httpx2_errors()[name](SECRET)
+    if wrapper is not None and isinstance(error, httpx2.HTTPError):
+        error, cause = wrapper(request=REQUEST), error
+        error.__cause__ = cause
+    assert type(translate(error)) is meaning
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (json.JSONDecodeError(SECRET, SECRET, 0), InvalidAnswer),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, SECRET), InvalidAnswer),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, SECRET), CallRefused),
+        (TypeError(SECRET), ProviderError),
+        (RecursionError(SECRET), ProviderError),
+    ],
+)
+def test_anything_else_is_a_provider_error_too(error: Exception, meaning: type[ProviderError]) -> None:
+    """The port promises that nothing else is raised."""
+    assert type(translate(error)) is meaning
+
+
+def test_an_error_of_ours_stays_as_it_is() -> None:
+    """What is already translated is not translated again."""
+    ours = AuthenticationFailed("No key.")
+    assert translate(ours) is ours
+
+
+def test_no_exception_of_the_sdk_is_unknown_here() -> None:
+    """A new version of the SDK that adds one makes this fail."""
+    made = {type(status_error(status)).__name__ for status in BY_STATUS}
+    made |= {type(error).__name__ for error, _ in other_sdk_errors()} | {"OAuthError", "OpenAIError"}
+    assert {error.__name__ for error in subclasses(openai.OpenAIError)} <= made | ELSEWHERE
+
+
+def test_no_exception_of_the_http_client_is_unknown_here() -> None:
+    """A new version of httpx2 that adds one makes this fail."""
+    assert set(httpx2_errors()) == set(TRANSPORT) | MISUSE
+
+
+def test_nothing_of_the_vendor_or_the_essays_passes() -> None:
+    """Neither the message, nor the details, nor a chained exception, nor an attribute holds a foreign text."""
+    errors = [status_error(status) for status in BY_STATUS] + [error for error, _ in other_sdk_errors()]
+    for error in errors:
+        failure = translate(error)
+        assert SECRET not in "".join(traceback.format_exception(failure)) + repr(vars(failure))
+        assert failure.__cause__ is None
+        assert failure.__context__ is None

@@ -1,0 +1,153 @@
+"""From a model's answer to a Verdict."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from contracts.enums import EssayWinner
+from llm_provider.errors import InvalidAnswer
+from llm_provider.verdicts import VERDICT_SCHEMA, parse_verdict
+
+SECRET = "zebra-secret-zebra"
+
+
+def answer(**changes: Any) -> str:
+    """A good answer as JSON, with some fields changed; `...` leaves a field out."""
+    fields = {"winner": "Essay B", "justification": "It argues better.", "confidence": 4, **changes}
+    return json.dumps({name: value for name, value in fields.items() if value is not ...})
+
+
+def test_a_good_answer_becomes_a_verdict() -> None:
+    """Winner and justification stand; 4 of 1..5 is three quarters of the way."""
+    verdict = parse_verdict(answer())
+    assert verdict.winner is EssayWinner.ESSAY_B
+    assert verdict.justification == "It argues better."
+    assert verdict.confidence == 0.75
+
+
+@pytest.mark.parametrize(
+    ("given", "inside", "on_the_wire"),
+    [
+        (1, 0.0, 1.0),
+        (1.0, 0.0, 1.0),
+        (3, 0.5, 3.0),
+        (4.6, 0.9, 4.6),
+        (5, 1.0, 5.0),
+        (0, 0.0, 1.0),
+        (-0.0, 0.0, 1.0),
+        (0.25, 0.25, 2.0),
+        (0.999, 0.999, 4.996),
+        (5.01, 0.0501, 1.2004),
+        (6, 0.06, 1.24),
+        (85, 0.85, 4.4),
+        (100, 1.0, 5.0),
+    ],
+)
+def test_confidence_is_converted_from_the_scale_it_is_on(given: float, inside: float, on_the_wire: float) -> None:
+    """[1, 5] is the scale we ask for, less is a fraction, more a percentage."""
+    verdict = parse_verdict(answer(confidence=given))
+    assert math.isclose(verdict.confidence, inside, abs_tol=1e-12)
+    assert math.isclose(verdict.confidence_on_the_wire, on_the_wire)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [-1, -0.001, 100.001, 101, 10**400, math.nan, math.inf, -math.inf, True, False, "4", "high", None, [4], {}, ...],
+)
+def test_any_other_confidence_is_refused_and_not_clamped(given: object) -> None:
+    """Nobody knows what it means, so nothing is made of it."""
+    with pytest.raises(InvalidAnswer):
+        parse_verdict(answer(confidence=given))
+
+
+@pytest.mark.parametrize(
+    "given", ["Essay C", "essay a", "A", "", " Essay A", "Essay A or Essay B", None, 0, True, ["Essay A"], {}, ...]
+)
+def test_an_unknown_winner_is_refused(given: object) -> None:
+    """It is never taken for Essay A."""
+    with pytest.raises(InvalidAnswer):
+        parse_verdict(answer(winner=given))
+
+
+@pytest.mark.parametrize("given", ["", "  \n\t", None, 5, ["It argues better."], ...])
+def test_a_missing_or_blank_justification_is_refused(given: object) -> None:
+    """A winner without a reason is no verdict."""
+    with pytest.raises(InvalidAnswer):
+        parse_verdict(answer(justification=given))
+
+
+def test_a_long_justification_is_cut_after_a_whole_word() -> None:
+    """At most 500 characters, and no half word at the end."""
+    words = "".join(f"word{number} " for number in range(200))
+    kept = parse_verdict(answer(justification=words)).justification
+    assert 480 < len(kept) <= 500
+    assert words.startswith(f"{kept} ")
+
+
+def test_500_characters_are_kept_as_they_are_even_before_a_space() -> None:
+    """The limit itself is allowed."""
+    exact = "ab " * 166 + "ab"
+    assert len(exact) == 500
+    assert parse_verdict(answer(justification=exact)).justification == exact
+    assert parse_verdict(answer(justification=f"{exact} and more")).justification == exact
+    assert parse_verdict(answer(justification=f"{exact}cd")).justification == exact.removesuffix(" ab")
+
+
+def test_one_endless_word_is_cut_where_it_must_be() -> None:
+    """Writing without spaces is no reason to lose a verdict."""
+    assert parse_verdict(answer(justification="é" * 501)).justification == "é" * 500
+
+
+def test_half_a_character_does_not_reach_the_verdict() -> None:
+    """JSON can spell a lone surrogate, which UTF-8 cannot write."""
+    verdict = parse_verdict('{"winner": "Essay A", "confidence": 2, "justification": "Good \\ud83d point"}')
+    assert verdict.justification.encode().decode() == "Good ? point"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", "3", '"Essay A"', "Essay A", '{"winner": "Essay A"', "[" * 100_000, "{}", "[{}]", "\ud800"],
+)
+def test_what_is_no_json_object_of_ours_is_refused(text: str) -> None:
+    """Neither prose nor half an object nor a nest of brackets passes or breaks anything."""
+    with pytest.raises(InvalidAnswer):
+        parse_verdict(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SECRET,
+        f'{{"winner": "{SECRET}"',
+        answer(winner=SECRET),
+        answer(confidence=SECRET),
+        answer(justification=[SECRET]),
+    ],
+)
+def test_a_refusal_never_quotes_the_answer(text: str) -> None:
+    """Neither its message nor its details nor an exception behind it holds what the model wrote."""
+    with pytest.raises(InvalidAnswer) as raised:
+        parse_verdict(text)
+    assert SECRET not in repr(raised.value) + str(raised.value.details)
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+
+
+def test_fields_that_we_did_not_ask_for_are_ignored() -> None:
+    """A server that does not know our schema may add some."""
+    assert parse_verdict(answer(reasoning="...")).winner is EssayWinner.ESSAY_B
+
+
+def test_the_schema_stays_within_what_every_vendor_takes() -> None:
+    """Every field required, nothing additional, and none of the keywords that some vendors refuse."""
+    properties = VERDICT_SCHEMA["properties"]
+    assert isinstance(properties, dict)
+    assert VERDICT_SCHEMA["required"] == list(properties)
+    assert VERDICT_SCHEMA["additionalProperties"] is False
+    assert properties["winner"]["enum"] == ["Essay A", "Essay B"]
+    assert properties["confidence"]["enum"] == [1, 2, 3, 4, 5]
+    written = json.dumps(VERDICT_SCHEMA)
+    for refused in ("minimum", "maximum", "minLength", "maxLength", "pattern", "$ref"):
+        assert f'"{refused}"' not in written
