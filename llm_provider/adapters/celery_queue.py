@@ -41,10 +41,14 @@ def celery_settings(settings: Settings, *, socket_timeout_seconds: float) -> dic
         "result_expires": settings.result_expires_seconds,
         "task_default_queue": QUEUE,
         "task_default_priority": IN_TURN,
-        # Acknowledged after the work, with nothing prefetched beyond it: a worker that dies holds only messages
-        # whose requests it had claimed, and their leases lapse.
-        "task_acks_late": True,
+        # A message is taken when a thread is free for it and acknowledged before the work, so that nothing is left
+        # unacknowledged when a connection breaks: kombu would deliver it once more, and Celery cry out. What a worker
+        # had taken when it died, the ledger knows.
+        "task_acks_late": False,
+        "worker_disable_prefetch": True,
         "worker_prefetch_multiplier": 1,
+        # Concerns late acknowledgement alone; unset, Celery warns of its future default at every lost connection.
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
         # Threads: best throughput per MB for work that waits, and nothing forks under a Kafka producer.
         "worker_pool": "threads",
         "worker_concurrency": settings.worker_concurrency,
@@ -86,6 +90,8 @@ class CeleryTaskDispatcher:
 def _message_count(connection: Any) -> int:
     try:
         return int(connection.default_channel.queue_declare(queue=QUEUE, passive=True).message_count)
+    except connection.connection_errors as error:
+        raise _unavailable(error) from error
     except connection.channel_errors:
         # Redis keeps no key for an empty list, which kombu reports as a queue that does not exist.
         return 0
