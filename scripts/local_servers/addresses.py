@@ -1,0 +1,10 @@
+"""Addresses, fit to be shown."""
+
+from __future__ import annotations
+
+import re
+
+
+def without_password(address: str) -> str:
+    """An address that may be shown."""
+    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", address)
