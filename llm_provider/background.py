@@ -41,6 +41,6 @@ class PeriodicThread:
             log.warning("background_work_failed", thread=self._thread.name, error=error.message)
         except Exception as error:
             # The text of a foreign exception may quote what it choked on; its place says enough.
-            stack = traceback.format_tb(error.__traceback__)
-            log.error("background_work_broke", thread=self._thread.name, error=type(error).__name__, stack=stack)
+            frames = traceback.format_tb(error.__traceback__)
+            log.error("background_work_broke", thread=self._thread.name, error=type(error).__name__, frames=frames)
         return False

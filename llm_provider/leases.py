@@ -32,7 +32,9 @@ class LeaseKeeper:
             yield
         finally:
             with self._lock:
-                self._held.pop(queue_id, None)
+                # After a stall another thread of this process may have taken the lapsed lease over.
+                if self._held.get(queue_id) == holder:
+                    del self._held[queue_id]
 
     def renew(self) -> bool:
         """Renew once what is held now."""

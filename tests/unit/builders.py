@@ -1,0 +1,194 @@
+"""Test data that differ only where a test says so, and a worker made of parts in memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from contracts.enums import EssayWinner, LLMProviderType
+from contracts.events.envelope import EventEnvelope
+from contracts.events.llm_provider_events import LLMComparisonResultV1, TokenUsage
+from llm_provider import outcomes
+from llm_provider.adapters.event_publisher import KafkaEventPublisher
+from llm_provider.adapters.memory_bus import MemoryBus, PublishedRecord
+from llm_provider.adapters.memory_ledger import MemoryLedger
+from llm_provider.adapters.memory_queue import MemoryResultStore
+from llm_provider.api_models import LLMConfigOverrides
+from llm_provider.errors import ComparisonError, RateLimited
+from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall, Verdict
+from llm_provider.leases import LeaseKeeper
+from llm_provider.ledger import Action, LedgerTiming
+from llm_provider.protocols import EventBusProtocol
+from llm_provider.provider_caller import ProviderCaller
+from llm_provider.publish_gate import PublishGate
+from llm_provider.queue_models import Outcome, QueuedRequest, TraceContext, utc_now
+from llm_provider.queue_processor import QueueProcessorImpl
+
+TOPIC = "team-a.comparisons"
+# A word that only the confidential texts hold.
+SECRET = "zebra-secret-zebra"
+TRACE = TraceContext(traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", tracestate="vendor=opaque")
+
+
+def a_request(**changes: Any) -> QueuedRequest:
+    """A request that names a callback topic and may take an hour."""
+    fields: dict[str, Any] = {
+        "queue_id": str(uuid4()),
+        "correlation_id": uuid4(),
+        "callback_topic": TOPIC,
+        "provider": LLMProviderType.MOCK,
+        "model": "mock-1",
+        "overrides": LLMConfigOverrides(),
+        "metadata": {"batch": 7, "nested": {"essay_ids": ["a", "b"]}},
+        "queued_at": utc_now(),
+        "deadline_seconds": 3600.0,
+        "trace_context": TRACE,
+    }
+    return QueuedRequest(**{**fields, **changes})
+
+
+def some_texts() -> ComparisonTexts:
+    return ComparisonTexts(
+        user_prompt=f"Which is better? {SECRET}",
+        essay_a=f"Essay one. {SECRET}",
+        essay_b=f"Essay two. {SECRET}",
+        system_prompt=f"You are strict. {SECRET}",
+    )
+
+
+def an_answer(**changes: Any) -> ProviderAnswer:
+    verdict = {"winner": EssayWinner.ESSAY_A, "justification": "Clearer structure.", "confidence": 0.75}
+    usage = TokenUsage(prompt_tokens=900, completion_tokens=60, total_tokens=960)
+    return ProviderAnswer(verdict=Verdict(**{**verdict, **changes}), token_usage=usage, cost_usd=0.0125)
+
+
+def a_verdict_for(request: QueuedRequest, **changes: Any) -> Outcome:
+    """The stored outcome of a request that went well; `changes` are of the verdict."""
+    return outcomes.completed(request.queue_id, an_answer(**changes), response_time_ms=840, at=utc_now())
+
+
+def an_error_for(request: QueuedRequest, error: ComparisonError | None = None) -> Outcome:
+    """The stored outcome of a request that failed."""
+    told = error or RateLimited("The provider limits the rate of calls.", details={"provider": "mock"})
+    return outcomes.failed(request.queue_id, told, response_time_ms=840, at=utc_now())
+
+
+def a_timing(**changes: Any) -> LedgerTiming:
+    """Times so long that nothing happens by itself, except where a test says so."""
+    times: dict[str, Any] = {
+        "lease": 60.0,
+        "redispatch_after": 60.0,
+        "delivery_window": 60.0,
+        "delivery_retry": (60.0,),
+        "result_expires": 60.0,
+        "record_retention": 60.0,
+        "high_watermark": 100_000,
+        "low_watermark": 90_000,
+    }
+    return LedgerTiming(**{**times, **changes})
+
+
+@dataclass
+class Clock:
+    """Time that passes when a test says so, in seconds."""
+
+    now: float = field(default_factory=lambda: datetime.now(UTC).timestamp())
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class ScriptedProvider:
+    """An LLMProviderProtocol that gives what it is told to give, and remembers what it was asked."""
+
+    answer: ProviderAnswer | Exception = field(default_factory=an_answer)
+    name: LLMProviderType = LLMProviderType.MOCK
+    default_model: str = "mock-1"
+    configured: bool = True
+    calls: list[tuple[ProviderCall, float]] = field(default_factory=list)
+    on_call: Callable[[], object] = lambda: None
+
+    def is_configured(self) -> bool:
+        return self.configured
+
+    def is_available(self) -> bool:
+        return self.configured
+
+    def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer:
+        self.calls.append((call, timeout_seconds))
+        self.on_call()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def close(self) -> None:
+        self.configured = False
+
+
+class Worker:
+    """A queue processor of one process; give another one its ledger, bus and results to play a second process."""
+
+    def __init__(
+        self,
+        *,
+        beside: "Worker | None" = None,
+        ledger: MemoryLedger | None = None,
+        bus: EventBusProtocol | None = None,
+        sleep: Callable[[float], None] = lambda seconds: None,
+        timeout_seconds: float = 120.0,
+        kind: type[QueueProcessorImpl] = QueueProcessorImpl,
+    ) -> None:
+        self.clock: Clock = beside.clock if beside else Clock()
+        self.ledger: MemoryLedger = ledger or (beside.ledger if beside else MemoryLedger(a_timing()))
+        self.ledger.clock = self.clock
+        self.bus: MemoryBus = beside.bus if beside else MemoryBus()
+        self.results: MemoryResultStore = beside.results if beside else MemoryResultStore()
+        self.provider = ScriptedProvider()
+        self.gate = PublishGate(self.clock)
+        self.leases = LeaseKeeper(self.ledger, self.ledger.timing.lease)
+        self.caller = ProviderCaller({self.provider.name: self.provider}, timeout_seconds=timeout_seconds)
+        self.processor = kind(
+            self.ledger,
+            self.caller,
+            KafkaEventPublisher(bus or self.bus),
+            self.results,
+            self.leases,
+            self.gate,
+            sleep=sleep,
+        )
+
+    def accept(self, **changes: Any) -> QueuedRequest:
+        request = a_request(**changes)
+        self.ledger.accept(request, some_texts())
+        return request
+
+    def run(self, request: QueuedRequest) -> None:
+        """What a delivered task message does: the task, then its success or failure handler."""
+        decision = self.processor.process(request.queue_id)
+        if decision is None:
+            return
+        if decision.outcome.error is None:
+            self.processor._handle_request_success(decision)  # noqa: SLF001 The contract names it so.
+        else:
+            self.processor._handle_request_failure(decision)  # noqa: SLF001 The contract names it so.
+
+    def sweep(self) -> list[str]:
+        """Deliver what is due, as the sweeper does; the ids of what was due."""
+        due = [item for item in self.ledger.sweep(queue_is_empty=False) if item.action is Action.DELIVER]
+        for item in due:
+            self.processor.deliver_due(item.queue_id)
+        return [item.queue_id for item in due]
+
+    @property
+    def records(self) -> list[PublishedRecord]:
+        return self.bus.records
+
+
+def read(record: PublishedRecord) -> EventEnvelope[LLMComparisonResultV1]:
+    """An event as a consumer reads it."""
+    return EventEnvelope[LLMComparisonResultV1].model_validate_json(record.value)

@@ -1,0 +1,92 @@
+"""What is stored about a request: readable by older and newer code, and without its texts."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from llm_provider.queue_models import (
+    OUTCOME_SCHEMA_VERSION,
+    REQUEST_SCHEMA_VERSION,
+    TRACESTATE_MAX_CHARS,
+    Outcome,
+    QueuedRequest,
+    TraceContext,
+    parse_trace_context,
+)
+from tests.unit.builders import TRACE, a_request, a_verdict_for, an_error_for, some_texts
+
+TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def test_a_request_survives_being_stored() -> None:
+    """What is read back is what was accepted, metadata and callback topic included."""
+    for request in (a_request(), a_request(callback_topic=None, trace_context=None, user_id="teacher-7")):
+        assert QueuedRequest.model_validate_json(request.model_dump_json()) == request
+
+
+def test_every_stored_form_carries_its_version() -> None:
+    """The builder of an envelope is chosen by it."""
+    request = a_request()
+    assert json.loads(request.model_dump_json())["schema_version"] == REQUEST_SCHEMA_VERSION
+    for outcome in (a_verdict_for(request), an_error_for(request)):
+        assert json.loads(outcome.model_dump_json())["schema_version"] == OUTCOME_SCHEMA_VERSION
+
+
+def test_older_code_reads_what_newer_code_added() -> None:
+    """During a rollout both read each other's records."""
+    request = a_request()
+    outcome = a_verdict_for(request)
+    newer_request = {**json.loads(request.model_dump_json()), "added": {"later": True}}
+    newer_outcome = {**json.loads(outcome.model_dump_json()), "added": {"later": True}}
+    assert QueuedRequest.model_validate_json(json.dumps(newer_request)) == request
+    assert Outcome.model_validate_json(json.dumps(newer_outcome)) == outcome
+
+
+def test_a_stored_request_has_no_field_for_a_text() -> None:
+    """The texts lie beside it, so that they can go first; what shows them shows nothing of them."""
+    assert set(QueuedRequest.model_fields).isdisjoint({"user_prompt", "essay_a", "essay_b", "system_prompt"})
+    assert "zebra" not in repr(some_texts())
+
+
+def test_a_request_needs_a_time_zone_and_some_time() -> None:
+    """A naive time or no time at all is a defect of whoever built it."""
+    request = a_request()
+    for wrong in ({"queued_at": "2026-11-22T10:15:00"}, {"deadline_seconds": 0}):
+        stored = {**json.loads(request.model_dump_json()), **wrong}
+        with pytest.raises(ValidationError):
+            QueuedRequest.model_validate_json(json.dumps(stored))
+
+
+def test_a_trace_context_that_is_valid_is_kept_as_it_came() -> None:
+    """Its trace id is the one that the caller sees in the event."""
+    context = parse_trace_context(TRACE.traceparent, "a=1,b=2")
+    assert context == TraceContext(traceparent=TRACE.traceparent, tracestate="a=1,b=2")
+    assert context.trace_id == TRACE_ID
+    assert a_request(trace_context=context).trace_id == TRACE_ID
+    assert a_request(trace_context=None).trace_id is None
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        None,
+        "",
+        "nonsense",
+        f"ff-{TRACE_ID}-{SPAN_ID}-01",
+        f"00-{'0' * 32}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID.upper()}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{SPAN_ID}-01\n",
+        f"00-{TRACE_ID}-{SPAN_ID}",
+    ],
+)
+def test_a_trace_context_that_is_not_valid_is_dropped(traceparent: str | None) -> None:
+    """It is never a reason to refuse a request, and never passed on."""
+    assert parse_trace_context(traceparent, "a=1") is None
+
+
+@pytest.mark.parametrize("tracestate", [None, "", "x" * (TRACESTATE_MAX_CHARS + 1), "vendor=ümlaut"])
+def test_a_tracestate_that_is_not_legal_is_dropped_alone(tracestate: str | None) -> None:
+    """The traceparent beside it stays good."""
+    assert parse_trace_context(TRACE.traceparent, tracestate) == TraceContext(traceparent=TRACE.traceparent)

@@ -1,0 +1,151 @@
+"""How a worker brings one request to its outcome; what is then told: test_queue_processor_callback.py."""
+
+import pytest
+
+from contracts.enums import QueueStatus
+from llm_provider.adapters.memory_ledger import MemoryLedger
+from llm_provider.errors import LedgerUnavailable
+from llm_provider.ledger import ClaimState
+from llm_provider.queue_processor import COMMIT_RETRY_SECONDS
+from tests.unit.builders import Worker, a_request, a_timing, a_verdict_for, some_texts
+
+
+def test_the_provider_gets_the_texts_and_what_the_caller_chose() -> None:
+    """Model and overrides of the stored request, the texts from beside it."""
+    worker = Worker()
+    request = a_request(model="mock-large")
+    chosen = request.overrides.model_copy(update={"temperature_override": 0.0, "max_tokens_override": 300})
+    request = request.model_copy(update={"overrides": chosen})
+    worker.ledger.accept(request, some_texts())
+    worker.run(request)
+    (call, _), *others = worker.provider.calls
+    assert others == []
+    assert call.texts == some_texts()
+    assert (call.model, call.temperature, call.max_tokens) == ("mock-large", 0.0, 300)
+
+
+@pytest.mark.parametrize(("deadline", "expected"), [(3600.0, 120.0), (100.0, 70.0)])
+def test_a_call_ends_before_its_timeout_and_before_the_deadline(deadline: float, expected: float) -> None:
+    """Whichever comes first bounds it: here 30 seconds have passed since the request was accepted."""
+    worker = Worker(timeout_seconds=120.0)
+    request = worker.accept(deadline_seconds=deadline)
+    worker.clock.advance(30)
+    worker.run(request)
+    assert [timeout for _, timeout in worker.provider.calls] == [pytest.approx(expected)]
+
+
+def test_the_lease_is_renewed_for_as_long_as_the_call_lasts() -> None:
+    """A call of many leases' length is not made twice."""
+    worker, other = Worker(), None
+    request = worker.accept()
+    other = Worker(beside=worker)
+
+    def wait_long() -> None:
+        for _ in range(20):
+            worker.clock.advance(20)
+            worker.leases.renew()
+            worker.ledger.sweep(queue_is_empty=False)
+            other.run(request)
+
+    worker.provider.on_call = wait_long
+    worker.run(request)
+    assert (len(worker.provider.calls), len(other.provider.calls)) == (1, 0)
+    assert len(worker.records) == 1
+
+
+def test_the_lease_is_held_until_the_outcome_is_stored() -> None:
+    """While a paid answer waits for Redis, nobody else may start the same call."""
+    held_while_waiting: list[ClaimState] = []
+
+    def wait(seconds: float) -> None:
+        worker.ledger.away = False
+        worker.clock.advance(50)
+        worker.leases.renew()
+        worker.clock.advance(50)
+        held_while_waiting.append(worker.ledger.claim(request.queue_id, "other").state)
+
+    worker = Worker(sleep=wait)
+    request = worker.accept()
+    worker.provider.on_call = lambda: setattr(worker.ledger, "away", True)
+    worker.run(request)
+    assert held_while_waiting == [ClaimState.LEFT]
+    assert len(worker.records) == 1
+
+
+def test_a_commit_waits_between_its_attempts() -> None:
+    """An outage does not become a busy loop."""
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        worker.ledger.away = len(waits) < 3
+
+    worker = Worker(sleep=wait)
+    worker.provider.on_call = lambda: setattr(worker.ledger, "away", True)
+    worker.run(worker.accept())
+    assert waits == [COMMIT_RETRY_SECONDS] * 3
+
+
+def test_the_lease_is_let_go_with_the_outcome() -> None:
+    """The keeper renews nothing for a request that is decided."""
+    worker = Worker()
+    request = worker.accept()
+    assert worker.processor.process(request.queue_id) is not None
+    worker.ledger.away = True
+    # With nothing held there is nothing to ask the ledger.
+    assert worker.leases.renew() is False
+
+
+def test_a_request_that_somebody_else_runs_is_left() -> None:
+    """No call, no outcome, no error."""
+    worker = Worker()
+    request = worker.accept()
+    worker.ledger.claim(request.queue_id, "somebody else")
+    assert worker.processor.process(request.queue_id) is None
+    assert worker.provider.calls == []
+    assert worker.ledger.pending(request.queue_id) == request
+
+
+def test_an_unknown_request_is_left() -> None:
+    """Its record has expired; the message is old."""
+    worker = Worker()
+    assert worker.processor.process(a_request().queue_id) is None
+
+
+def test_a_decided_request_is_handed_to_the_handlers_without_a_call() -> None:
+    """Its worker died before the delivery; a redelivered message finds it once the delivery window is over."""
+    worker = Worker()
+    request = worker.accept()
+    worker.ledger.claim(request.queue_id, "dead")
+    stored = worker.ledger.commit(request.queue_id, a_verdict_for(request))
+    assert worker.processor.process(request.queue_id) is None
+    worker.clock.advance(61)
+    assert worker.processor.process(request.queue_id) == stored
+    assert worker.provider.calls == []
+
+
+def test_a_claim_that_redis_does_not_answer_is_an_error_of_the_task() -> None:
+    """The request stays as it was; the sweeper brings it back."""
+    worker = Worker()
+    request = worker.accept()
+    worker.ledger.away = True
+    with pytest.raises(LedgerUnavailable):
+        worker.processor.process(request.queue_id)
+    worker.ledger.away = False
+    assert worker.ledger.figures().waiting == 1
+    assert worker.provider.calls == []
+
+
+def test_the_time_of_the_call_alone_is_the_response_time() -> None:
+    """Neither the wait in the queue nor the claim counts, and a failed call has its time, too."""
+    for answer in (Worker().provider.answer, RuntimeError("broken")):
+        worker = Worker(ledger=MemoryLedger(a_timing()))
+        worker.provider.answer = answer
+        request = worker.accept()
+        worker.clock.advance(600)
+        worker.run(request)
+        view = worker.ledger.view(request.queue_id)
+        assert view is not None
+        assert view.outcome is not None
+        assert view.outcome.response_time_ms < 500
+        assert view.status in {QueueStatus.COMPLETED, QueueStatus.FAILED}
