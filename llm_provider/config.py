@@ -1,6 +1,7 @@
 """Every setting: type, default, unit and one sentence, once. The table in docs/configuration.md is made from it."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -8,23 +9,33 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
-from llm_provider.errors import ConfigurationError
+from llm_provider.errors import ConfigurationError, ProviderError
 
 PREFIX = "LLM_PROVIDER_"
 
+# What a mock can be told to fail with.
+PROVIDER_ERROR_CODES = tuple(error.error_code for error in ProviderError.__subclasses__())
+
 
 def _redis_url(value: str) -> str:
-    if not value.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must start with redis://, rediss:// or unix://")
+    try:
+        url = urlsplit(value)
+        legal = url.scheme in {"redis", "rediss"} and url.port != 0 and (url.path.strip("/") or "0").isdecimal()
+    except ValueError:
+        legal = False
+    if not legal:
+        raise ValueError("must be redis:// or rediss://, then [user:password@]host:port/number")
+    if url.scheme == "rediss" and "ssl_cert_reqs=" not in url.query:
+        raise ValueError("must end with ?ssl_cert_reqs=required (or optional, none), without which Celery takes no TLS")
     return value
 
 
 def _bootstrap_servers(value: str) -> str:
-    for server in value.split(","):
-        host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdigit():
+    servers = [server.strip() for server in value.split(",")]
+    for host, _, port in (server.rpartition(":") for server in servers):
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError("must be host:port, or several separated by commas")
-    return value
+    return ",".join(servers)
 
 
 def _http_url(value: str) -> str:
@@ -37,22 +48,43 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Seconds = Annotated[float, Field(gt=0)]
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _provider_error(code: ErrorCode) -> ErrorCode:
+    if code not in PROVIDER_ERROR_CODES:
+        raise ValueError(f"must be error codes of a provider: {', '.join(PROVIDER_ERROR_CODES)}")
+    return code
+
+
+# What is longer than ten years is a slip of the keyboard, and beyond what a date can hold.
+Seconds = Annotated[float, Field(gt=0, le=315_360_000)]
 Count = Annotated[int, Field(ge=1)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # Written in the environment as one line, separated by commas.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 Waits = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+MockError = Annotated[ErrorCode, AfterValidator(_provider_error)]
+MockErrors = Annotated[tuple[MockError, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
 
 class Settings(BaseSettings):
     """The whole configuration, read from the environment with the prefix LLM_PROVIDER_."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        # A process manager that sets NAME= means: not set.
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
 
     # Redis
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         "redis://127.0.0.1:6379/0",
+        repr=False,  # It may hold a password.
         description="The Redis that holds the ledger, the Celery queue and the results.",
     )
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]*$")] = Field(
@@ -70,7 +102,7 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_bootstrap_servers)] = Field(
         "127.0.0.1:9092", description="Kafka brokers to begin with, host:port, separated by commas."
     )
-    kafka_delivery_timeout_seconds: Annotated[float, Field(ge=1)] = Field(
+    kafka_delivery_timeout_seconds: Annotated[Seconds, Field(ge=1)] = Field(
         8.0,
         description="Seconds within which Kafka must acknowledge an event; after that the sweeper tries again.",
     )
@@ -117,7 +149,7 @@ class Settings(BaseSettings):
     worker_concurrency: Count = Field(
         100, description="Requests one worker process works on at once (the pool is threads)."
     )
-    lease_seconds: Annotated[float, Field(ge=1)] = Field(
+    lease_seconds: Annotated[Seconds, Field(ge=1)] = Field(
         10.0, description="Seconds after which the requests of a worker that died are taken up again."
     )
     sweep_interval_seconds: Seconds = Field(1.0, description="Seconds between two sweeps of the ledger.")
@@ -128,6 +160,9 @@ class Settings(BaseSettings):
     delivery_retry_seconds: Waits = Field(
         (1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
         description="Waits between attempts to deliver an outcome; the last one repeats.",
+    )
+    dead_letter_after_seconds: Seconds = Field(
+        600.0, description="Seconds Kafka refuses an event without a break before it becomes a dead letter."
     )
 
     # Results
@@ -149,14 +184,14 @@ class Settings(BaseSettings):
     mock_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of mock calls that fail, 0 to 1."
     )
-    mock_error_codes: Annotated[tuple[ErrorCode, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)] = Field(
+    mock_error_codes: MockErrors = Field(
         (ErrorCode.SERVICE_UNAVAILABLE, ErrorCode.RATE_LIMIT, ErrorCode.TIMEOUT),
         description="Error codes that failing mock calls draw from, separated by commas.",
     )
     mock_seed: int = Field(0, description="Seed of the mock's verdicts and failures.")
 
     # Logs
-    log_level: Annotated[str, Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = Field(
+    log_level: Annotated[str, BeforeValidator(_upper), Field(pattern=r"^(DEBUG|INFO|WARNING|ERROR)$")] = Field(
         "INFO", description="Least severe level that is logged."
     )
 

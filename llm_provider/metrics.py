@@ -1,10 +1,12 @@
 """Every Prometheus metric, declared once: what the web processes count, and what the ledger says when it is scraped."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -28,9 +30,20 @@ TOTALS = {
 
 
 def share_among_processes() -> None:
-    """Let several web processes count together; called before they are forked."""
-    # prometheus_client takes the directory from the environment only, and looks when a metric is made.
-    os.environ.setdefault(_SHARED_DIRECTORY, tempfile.mkdtemp(prefix="llm-provider-metrics-"))
+    """Let several web processes count together; called once, before they are forked and before anything is counted."""
+    if _SHARED_DIRECTORY in os.environ:
+        return
+    directory = tempfile.mkdtemp(prefix="llm-provider-metrics-")
+    atexit.register(_remove_in_its_maker, directory, os.getpid())
+    # prometheus_client takes the directory from the environment only, and looked there when it was imported.
+    os.environ[_SHARED_DIRECTORY] = directory
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+
+
+def _remove_in_its_maker(directory: str, maker: int) -> None:
+    # A process that was forked runs its parent's exit functions too.
+    if os.getpid() == maker:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class LedgerCollector(Collector):

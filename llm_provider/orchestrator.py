@@ -12,7 +12,7 @@ import structlog
 from contracts.enums import LLMProviderType
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
 from llm_provider.callbacks import build_response
-from llm_provider.errors import LedgerUnavailable, RequestRejected
+from llm_provider.errors import RequestRejected
 from llm_provider.internal_models import ComparisonTarget, ComparisonTexts
 from llm_provider.ledger import Acceptance, LedgerProtocol
 from llm_provider.protocols import LLMProviderProtocol, TaskDispatcherProtocol
@@ -125,12 +125,12 @@ class LLMOrchestratorImpl:
     ) -> Queued:
         queued = self._stored(request, context, target)
         acceptance = self._ledger.accept(queued, _texts(request))
-        # From here on the ledger answers for it: should the dispatch fail, or this process die before it, the
-        # sweeper of a worker dispatches it.
+        # From here on the ledger answers for it: should the dispatch fail, in whatever way, or this process die
+        # before it, the sweeper of a worker dispatches it.
         try:
             self._dispatcher.dispatch(queued.queue_id)
-        except LedgerUnavailable:
-            log.warning("dispatch_left_to_sweeper", queue_id=queued.queue_id)
+        except Exception as error:
+            log.warning("dispatch_left_to_sweeper", queue_id=queued.queue_id, error=type(error).__name__)
         log.info("request_accepted", queue_id=queued.queue_id, callback_topic=queued.callback_topic)
         return Queued(queued, acceptance)
 

@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from http import HTTPMethod
 
 import structlog
 from flask import Flask, Response, g, request
-from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from llm_provider.api import problems
+from llm_provider.api import correlation, problems
+from llm_provider.api.bodies import content_limit
 from llm_provider.api.comparisons import ComparisonViews
 from llm_provider.api.health import HealthViews
 from llm_provider.api.providers import ProviderViews
@@ -40,27 +41,29 @@ class WebParts:
 def create_app(parts: WebParts) -> Flask:
     """Plain Flask: a body is validated by its model, and every error becomes a problem document."""
     app = Flask("llm_provider", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = parts.settings.max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = content_limit(parts.settings.max_body_bytes)
     app.register_blueprint(ComparisonViews(parts.orchestrator, parts.ledger, parts.results).blueprint())
     app.register_blueprint(ProviderViews(parts.caller).blueprint())
     app.register_blueprint(HealthViews(parts.ledger).blueprint())
     app.register_error_handler(ServiceError, problems.on_service_error)
-    app.register_error_handler(ValidationError, problems.on_invalid_body)
     app.register_error_handler(HTTPException, problems.on_http_exception)
     app.register_error_handler(Exception, problems.on_unexpected)
     app.before_request(_note_start)
     app.after_request(_note_end)
+    app.teardown_request(correlation.forget)
     return app
 
 
 def _note_start() -> None:
-    structlog.contextvars.clear_contextvars()
+    correlation.begin()
     g.started = time.monotonic()
 
 
 def _note_end(response: Response) -> Response:
     endpoint, seconds = request.endpoint or "unknown", time.monotonic() - g.started
-    HTTP_REQUESTS.labels(request.method, endpoint, response.status_code).inc()
+    # Only known methods: a caller must not be able to make new series by inventing some.
+    method = request.method if request.method in HTTPMethod.__members__ else "other"
+    HTTP_REQUESTS.labels(method, endpoint, response.status_code).inc()
     HTTP_SECONDS.labels(endpoint).observe(seconds)
     if endpoint not in QUIET_ENDPOINTS:
         log.info(
@@ -68,6 +71,5 @@ def _note_end(response: Response) -> Response:
             endpoint=endpoint,
             status=response.status_code,
             milliseconds=round(seconds * 1000),
-            correlation_id=problems.correlation_id(),
         )
     return response

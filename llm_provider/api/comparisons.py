@@ -1,18 +1,19 @@
 """POST /comparison, GET /status and /results: contract.md section 3."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from flask import Blueprint, Response, g, request, url_for
+from flask import Blueprint, Response, request, url_for
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from contracts.enums import QueueStatus
 from contracts.errors import ErrorCode
-from llm_provider.api.problems import problem
+from llm_provider.api import correlation
+from llm_provider.api.bodies import read_body
+from llm_provider.api.problems import invalid_body, problem
 from llm_provider.api_models import LLMComparisonRequest, LLMQueuedResponse, LLMQueueStatusResponse
 from llm_provider.callbacks import build_response
 from llm_provider.ledger import LedgerProtocol, RequestView
@@ -47,9 +48,15 @@ class ComparisonViews:
         return routes
 
     def compare(self) -> Response:
-        comparison = _parsed(request.get_data(cache=False))
-        g.correlation_id = comparison.correlation_id or uuid4()
-        answer = self._orchestrator.perform_comparison(comparison, _context(g.correlation_id))
+        body = read_body()
+        try:
+            comparison = LLMComparisonRequest.model_validate_json(body)
+        except ValidationError as error:
+            # The caller's own id belongs into the answer that says what else was wrong.
+            _remember(_sent_correlation_id(body))
+            return invalid_body(error)
+        _remember(comparison.correlation_id)
+        answer = self._orchestrator.perform_comparison(comparison, _context())
         return _accepted(answer) if isinstance(answer, Queued) else _json(answer, HTTPStatus.OK)
 
     def status(self, queue_id: str) -> Response:
@@ -73,7 +80,7 @@ class ComparisonViews:
     def _view(self, queue_id: str) -> RequestView | None:
         view = self._ledger.view(queue_id)
         if view is not None:
-            g.correlation_id = view.request.correlation_id
+            correlation.remember(view.request.correlation_id)
         return view
 
     def _polled(self, view: RequestView) -> Response:
@@ -104,24 +111,26 @@ class ComparisonViews:
         return view.outcome is not None or self._results.load_result(view.request.queue_id) is not None
 
 
-def _parsed(body: bytes) -> LLMComparisonRequest:
-    try:
-        return LLMComparisonRequest.model_validate_json(body)
-    except ValidationError:
-        # The caller's own id belongs into the answer that says what else was wrong.
-        with suppress(ValidationError):
-            g.correlation_id = _OnlyCorrelationId.model_validate_json(body).correlation_id
-        raise
-
-
 class _OnlyCorrelationId(BaseModel):
-    correlation_id: UUID
+    correlation_id: UUID | None = None
 
 
-def _context(correlation_id: UUID) -> RequestContext:
+def _sent_correlation_id(body: bytes) -> UUID | None:
+    try:
+        return _OnlyCorrelationId.model_validate_json(body, strict=True).correlation_id
+    except ValidationError:
+        return None
+
+
+def _remember(sent: UUID | None) -> None:
+    if sent is not None:
+        correlation.remember(sent)
+
+
+def _context() -> RequestContext:
     headers = request.headers
     return RequestContext(
-        correlation_id=correlation_id,
+        correlation_id=correlation.current(),
         trace_context=parse_trace_context(headers.get("traceparent"), headers.get("tracestate")),
         prefers_async=_prefers_async(headers.get("Prefer", "")),
     )

@@ -4,14 +4,15 @@ import math
 import traceback
 from http import HTTPStatus
 from typing import Any
-from uuid import UUID
 
 import structlog
-from flask import Response, g, json, request
+from flask import Response, json, request
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from contracts.errors import ErrorCode
+from llm_provider.api import correlation
+from llm_provider.api.bodies import discard_body
 from llm_provider.errors import RequestRejected, RequestTooLarge, ServiceError
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,7 @@ def problem(
         "detail": detail,
         "instance": request.path,
         "error_code": error_code,
-        "correlation_id": correlation_id(),
+        "correlation_id": str(correlation.current()),
         "is_retryable": is_retryable,
         "errors": errors or [],
         "error": detail,
@@ -49,16 +50,10 @@ def problem(
     return response
 
 
-def correlation_id() -> str | None:
-    """The id of the request being answered, as soon as it is known."""
-    known: UUID | None = g.get("correlation_id")
-    return str(known) if known else None
-
-
 def on_service_error(error: ServiceError) -> Response:
     field = error.field if isinstance(error, RequestRejected) else None
     retry_after = error.retry_after_seconds
-    if retry_after is None and error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if retry_after is None and error.is_retryable and error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
         retry_after = DEFAULT_RETRY_AFTER_SECONDS
     return problem(
         error.http_status,
@@ -70,18 +65,19 @@ def on_service_error(error: ServiceError) -> Response:
     )
 
 
-def on_invalid_body(error: ValidationError) -> Response:
+def invalid_body(error: ValidationError) -> Response:
     """Every field that is wrong, by its path; what the caller sent is not repeated."""
     errors = [
-        {"field": ".".join(map(str, item["loc"])), "message": item["msg"].removeprefix("Value error, ")}
+        {"field": ".".join(map(str, item["loc"])) or "body", "message": item["msg"].removeprefix("Value error, ")}
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    detail = "; ".join(f"{item['field'] or 'body'}: {item['message']}" for item in errors)
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return problem(HTTPStatus.BAD_REQUEST, detail, ErrorCode.VALIDATION_ERROR, errors=errors)
 
 
 def on_http_exception(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
+        discard_body()
         return on_service_error(RequestTooLarge("The body is larger than this service reads.", field="body"))
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     response = problem(status, error.description or error.name, _CODES.get(status, ErrorCode.VALIDATION_ERROR))

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
 from llm_provider.api.problems import problem
-from llm_provider.errors import ComparisonError
+from llm_provider.errors import ComparisonError, ProviderNotConfigured
 from llm_provider.internal_models import ComparisonTexts
 from llm_provider.protocols import LLMProviderProtocol
 from llm_provider.provider_caller import ProviderCaller
@@ -36,7 +36,11 @@ class ProviderViews:
         """One real, cheap call; it may cost a fraction of a cent."""
         if name not in set(LLMProviderType):
             return problem(HTTPStatus.NOT_FOUND, f"No provider is called {name}.", ErrorCode.RESOURCE_NOT_FOUND)
-        provider = self._caller.configured(LLMProviderType(name))
+        try:
+            provider = self._caller.configured(LLMProviderType(name))
+        except ProviderNotConfigured as error:
+            # Here it is a part of the path, and no field of a body.
+            raise ProviderNotConfigured(error.message) from error
         try:
             answer, milliseconds = self._caller.try_out(provider, _TEST_TEXTS)
         except ComparisonError as error:

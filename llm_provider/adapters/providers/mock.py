@@ -12,7 +12,6 @@ from llm_provider.config import Settings
 from llm_provider.errors import (
     AuthenticationFailed,
     CallRefused,
-    ConfigurationError,
     InvalidAnswer,
     ProviderError,
     ProviderOverloaded,
@@ -64,7 +63,7 @@ class MockProvider:
         self._enabled = settings.mock_enabled
         self._latency_seconds = settings.mock_latency_ms / 1000
         self._error_rate = settings.mock_error_rate
-        self._failures = [_failure_for(code) for code in settings.mock_error_codes]
+        self._failures = [_FAILURES[code] for code in settings.mock_error_codes]
         self._seed = settings.mock_seed
 
     def is_configured(self) -> bool:
@@ -108,14 +107,6 @@ class MockProvider:
         """A number in [0, 1) that depends on nothing but the seed, the purpose and the texts."""
         digest = hashlib.sha256(repr((self._seed, purpose, texts)).encode()).digest()
         return int.from_bytes(digest[:6]) / 2**48
-
-
-def _failure_for(code: ErrorCode) -> type[ProviderError]:
-    if code not in _FAILURES:
-        raise ConfigurationError(
-            f"LLM_PROVIDER_MOCK_ERROR_CODES: {code} is no provider's error; these are: {', '.join(_FAILURES)}"
-        )
-    return _FAILURES[code]
 
 
 def _connectedness(essay: str) -> float:

@@ -10,7 +10,7 @@ from contracts.enums import EssayWinner, LLMProviderType
 from contracts.errors import ErrorCode
 from llm_provider.adapters.providers.mock import MockProvider
 from llm_provider.config import Settings
-from llm_provider.errors import ConfigurationError, ProviderError, ProviderTimeout, RateLimited
+from llm_provider.errors import ProviderError, ProviderTimeout, RateLimited
 from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
 
 GOOD = (
@@ -145,12 +145,6 @@ def test_an_error_code_is_raised_as_the_error_that_carries_it(code: ErrorCode) -
     with pytest.raises(ProviderError) as raised:
         ask(mock(error_rate=1, error_codes=(code,)))
     assert raised.value.error_code is code
-
-
-def test_a_code_that_no_provider_has_is_a_wrong_setting() -> None:
-    """It is named when the mock is made, not when it is asked."""
-    with pytest.raises(ConfigurationError, match="LLM_PROVIDER_MOCK_ERROR_CODES"):
-        mock(error_codes=(ErrorCode.KAFKA_PUBLISH_ERROR,))
 
 
 def test_an_answer_takes_as_long_as_it_is_told_to() -> None:

@@ -1,0 +1,216 @@
+"""The settings: how they are read from the environment, and what a wrong one says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from contracts.enums import LLMProviderType
+from contracts.errors import ErrorCode
+from llm_provider.config import PREFIX, Settings, load_settings
+from llm_provider.errors import ConfigurationError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The operator's names in contract.md section 4 that are settings already, with the defaults promised there.
+PROMISED = {
+    "LLM_PROVIDER_REDIS_URL": "redis://127.0.0.1:6379/0",
+    "LLM_PROVIDER_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092",
+    "LLM_PROVIDER_OPENAI_API_KEY": None,
+    "LLM_PROVIDER_OPENAI_BASE_URL": "https://api.openai.com/v1",
+    "LLM_PROVIDER_MOCK_LATENCY_MS": 0,
+    "LLM_PROVIDER_MOCK_ERROR_RATE": 0.0,
+    "LLM_PROVIDER_DEFAULT_PROVIDER": None,
+    "LLM_PROVIDER_SYNC_RESPONSES": True,
+    "LLM_PROVIDER_REQUEST_DEADLINE_SECONDS": 14400.0,
+    "LLM_PROVIDER_PROVIDER_TIMEOUT_SECONDS": 120.0,
+}
+
+WRONG = [
+    ("REDIS_URL", "foo"),
+    ("REDIS_URL", "http://127.0.0.1:6379"),
+    ("REDIS_URL", "unix:///run/redis.sock"),
+    ("REDIS_URL", "redis://127.0.0.1:port/0"),
+    ("REDIS_URL", "redis://127.0.0.1:70000/0"),
+    ("REDIS_URL", "redis://127.0.0.1:6379/zero"),
+    ("REDIS_URL", "redis://[::1/0"),
+    ("REDIS_URL", "rediss://127.0.0.1:6379/0"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "localhost:"),
+    ("KAFKA_BOOTSTRAP_SERVERS", ":9092"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:9092,,b:9092"),
+    ("KAFKA_BOOTSTRAP_SERVERS", "a:65536"),
+    ("KAFKA_DELIVERY_TIMEOUT_SECONDS", "0.5"),
+    ("DEFAULT_PROVIDER", "gpt"),
+    ("SYNC_RESPONSES", "perhaps"),
+    ("REQUEST_DEADLINE_SECONDS", "0"),
+    ("REQUEST_DEADLINE_SECONDS", "-1"),
+    ("REQUEST_DEADLINE_SECONDS", "inf"),
+    ("REQUEST_DEADLINE_SECONDS", "nan"),
+    ("REQUEST_DEADLINE_SECONDS", "four hours"),
+    ("LEASE_SECONDS", "inf"),
+    ("WEB_THREADS", "1"),
+    ("WEB_SYNC_THREADS", "-1"),
+    ("WORKER_CONCURRENCY", "0"),
+    ("WORKER_CONCURRENCY", "1.5"),
+    ("ALLOWED_CALLBACK_TOPICS", " , "),
+    ("DELIVERY_RETRY_SECONDS", "1,0"),
+    ("DELIVERY_RETRY_SECONDS", "1;2"),
+    ("OPENAI_BASE_URL", "api.openai.com/v1"),
+    ("MOCK_ERROR_RATE", "1.1"),
+    ("MOCK_ERROR_CODES", "OUT_OF_LUCK"),
+    ("MOCK_ERROR_CODES", "VALIDATION_ERROR"),
+    ("KEY_PREFIX", "two words:"),
+    ("LOG_LEVEL", "LOUD"),
+]
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
+    """The settings under an environment with these variables, named without the prefix."""
+    for name, value in variables.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    return load_settings()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_explains_itself(name: str) -> None:
+    """Each has a default and one sentence that ends like one; the table in the docs is made of them."""
+    field = Settings.model_fields[name]
+
+    assert not field.is_required()
+    assert field.description is not None
+    assert field.description.endswith(".")
+    assert len(field.description) <= 120
+
+
+@pytest.mark.parametrize(("variable", "default"), PROMISED.items())
+def test_the_promised_names_exist_with_their_defaults(variable: str, default: object) -> None:
+    """A process manager sets these and nothing else."""
+    assert getattr(load_settings(), variable.removeprefix(PREFIX).lower()) == default
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One variable a setting, in the types that config.py gives."""
+    settings = load(
+        monkeypatch,
+        REDIS_URL="rediss://user:secret@redis.example:6380/2?ssl_cert_reqs=required",
+        DEFAULT_PROVIDER="mock",
+        SYNC_RESPONSES="false",
+        WEB_THREADS="4",
+        MOCK_ERROR_RATE="0.25",
+        LOG_LEVEL="debug",
+    )
+
+    assert settings.redis_url == "rediss://user:secret@redis.example:6380/2?ssl_cert_reqs=required"
+    assert settings.default_provider is LLMProviderType.MOCK
+    assert (settings.sync_responses, settings.web_threads, settings.mock_error_rate) == (False, 4, 0.25)
+    assert settings.log_level == "DEBUG"
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spaces around the parts, and a comma too many, mean nothing."""
+    settings = load(
+        monkeypatch,
+        ALLOWED_CALLBACK_TOPICS="grades.*, exact ,",
+        DELIVERY_RETRY_SECONDS="1,2.5, 30",
+        MOCK_ERROR_CODES="TIMEOUT,RATE_LIMIT",
+        KAFKA_BOOTSTRAP_SERVERS="one:9092, two:9093",
+    )
+
+    assert settings.allowed_callback_topics == ("grades.*", "exact")
+    assert settings.delivery_retry_seconds == (1.0, 2.5, 30.0)
+    assert settings.mock_error_codes == (ErrorCode.TIMEOUT, ErrorCode.RATE_LIMIT)
+    assert settings.kafka_bootstrap_servers == "one:9092,two:9093"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Process managers pass on `NAME=` for what nobody chose."""
+    settings = load(monkeypatch, **{name.upper(): ""})
+
+    assert getattr(settings, name) == Settings.model_fields[name].default
+
+
+def test_zero_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread may wait for a provider, and that is not the same as unset."""
+    assert load(monkeypatch, WEB_SYNC_THREADS="0").sync_threads == 0
+    assert load(monkeypatch, WEB_SYNC_THREADS="", WEB_THREADS="10").sync_threads == 5
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_setting_is_named_and_its_value_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """The message begins with the variable as an operator typed it."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, **{name: value})
+
+    assert refused.value.message.startswith(f"{PREFIX}{name}: ")
+    if len(value) > 4:
+        assert value not in refused.value.message
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One failed start is enough to repair a configuration."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, REDIS_URL="foo", WEB_THREADS="many", LOG_LEVEL="LOUD")
+
+    assert all(f"{PREFIX}{name}: " in refused.value.message for name in ("REDIS_URL", "WEB_THREADS", "LOG_LEVEL"))
+
+
+def test_watermarks_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A low one above the high one would never accept again; the message names both."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, QUEUE_HIGH_WATERMARK="10", QUEUE_LOW_WATERMARK="11")
+
+    assert "LLM_PROVIDER_QUEUE_LOW_WATERMARK" in refused.value.message
+    assert "LLM_PROVIDER_QUEUE_HIGH_WATERMARK" in refused.value.message
+    assert load(monkeypatch, QUEUE_LOW_WATERMARK="10").queue_low_watermark == 10
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in a repr nor in a complaint about another setting."""
+    settings = load(monkeypatch, OPENAI_API_KEY="sk-secret", REDIS_URL="redis://:pw-secret@127.0.0.1:6379/0")
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, OPENAI_BASE_URL="x", REDIS_URL="redis://:pw-secret@host:port")
+
+    assert settings.openai_api_key is not None
+    assert settings.openai_api_key.get_secret_value() == "sk-secret"
+    assert "secret" not in repr(settings) + str(settings) + refused.value.message + repr(refused.value.__cause__)
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What a process was started with is what it runs with."""
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.web_threads = 1  # type: ignore[misc] # That is the point.
+
+
+def test_a_longer_delivery_gets_a_longer_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else tries while one attempt may still succeed."""
+    settings = load(monkeypatch, KAFKA_DELIVERY_TIMEOUT_SECONDS="20", KAFKA_MAX_BLOCK_SECONDS="7")
+
+    assert settings.delivery_window_seconds > 27
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    """Everything else is given its settings; metrics.py must set the one variable its library looks at."""
+    readers = {path.relative_to(ROOT).as_posix() for path in product_files() if reads_environment(path)}
+
+    assert readers <= {"llm_provider/config.py", "llm_provider/metrics.py"}
+
+
+def product_files() -> list[Path]:
+    """The modules that run in production."""
+    found = [path for package in ("llm_provider", "contracts") for path in (ROOT / package).rglob("*.py")]
+    return [*found, ROOT / "celery_app.py"]
+
+
+def reads_environment(path: Path) -> bool:
+    """Whether a module asks os for a variable: os.environ, os.getenv, or either of them imported."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    imported = {
+        a.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "os" for a in node.names
+    }
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os"}
+    return bool((imported | used) & {"environ", "environb", "getenv", "getenvb"})
