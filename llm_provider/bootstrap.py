@@ -76,6 +76,11 @@ def build_worker(settings: Settings, customise: Customise | None = None) -> Cele
     return app
 
 
+def build_operator(settings: Settings) -> RedisLedger:
+    """The ledger, as an operator's command line asks it."""
+    return _ledger(settings, settings.worker_redis_timeout_seconds)
+
+
 def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) -> WorkerParts:
     container = _shared(settings, app, settings.worker_redis_timeout_seconds)
     _add_worker_parts(container, settings)
@@ -157,6 +162,7 @@ def ledger_timing(settings: Settings) -> LedgerTiming:
         high_watermark=settings.queue_high_watermark,
         low_watermark=settings.queue_low_watermark,
         sweep_batch=settings.sweep_batch,
+        dead_letter_after=settings.dead_letter_after_seconds,
     )
 
 

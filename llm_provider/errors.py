@@ -20,6 +20,7 @@
     │   │   └── InvalidAnswer
     │   ├── ProviderMissing
     │   ├── RequestExpired
+    │   ├── RequestPoisoned
     │   ├── RequestRevoked
     │   └── UnexpectedError
     ├── PublishError               an event that is not (known to be) on its topic
@@ -185,6 +186,10 @@ class RequestExpired(ComparisonError):
     http_status = 504
 
 
+class RequestPoisoned(ComparisonError):
+    """Every worker that took the request died of it."""
+
+
 class RequestRevoked(ComparisonError):
     """An operator revoked the request's task."""
 
@@ -201,6 +206,8 @@ class PublishError(ServiceError):
 
     error_code = ErrorCode.KAFKA_PUBLISH_ERROR
     is_retryable = True
+    # Whether Kafka answered, and said no: only that counts towards giving the event up.
+    is_refusal: ClassVar[bool] = False
 
 
 class BrokerUnavailable(PublishError):
@@ -208,13 +215,16 @@ class BrokerUnavailable(PublishError):
 
 
 class TopicUnavailable(PublishError):
-    """This topic cannot be published to now; others may well be."""
+    """Kafka refuses this topic now: it does not exist, or is not allowed; others may well be."""
+
+    is_refusal = True
 
 
 class EventRefused(PublishError):
-    """The broker or the client refuses this event for good: topic unknown, not authorised, too large."""
+    """The broker or the client refuses this one event, whatever the topic: too large."""
 
     is_retryable = False
+    is_refusal = True
 
 
 class ConfigurationError(ServiceError):

@@ -8,7 +8,7 @@ unknown.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -24,6 +24,7 @@ class ClaimState(StrEnum):
 
     CLAIMED = "claimed"  # It is yours: call the provider.
     EXPIRED = "expired"  # Its deadline has passed: decide that.
+    POISONED = "poisoned"  # Its workers died again and again: decide that.
     DECIDED = "decided"  # It has an outcome that is due for delivery: deliver it.
     LEFT = "left"  # Somebody else works on it, or nothing is left to do: leave quietly.
 
@@ -130,6 +131,13 @@ class LedgerTiming:
     high_watermark: int
     low_watermark: int
     sweep_batch: int = 200
+    # How long an event is refused for good before it becomes a dead letter.
+    dead_letter_after: float = 600.0
+    # A request whose lease lapsed that often runs alone among its like; one more time, and it ends with an error.
+    suspect_after: int = 2
+    poisoned_after: int = 3
+    # Redis's memory may be used up to this share of its limit before nothing more is accepted.
+    memory_share: float = 0.8
     # A message may still be on its way to its worker: this long nobody calls it lost.
     settle: float = 2.0
     # A call may end a little after its request's deadline; its lease lasts that much longer.
@@ -150,6 +158,7 @@ class RecordState(StrEnum):
     RUNNING = "running"
     DECIDED = "decided"
     DELIVERED = "delivered"
+    DEAD = "dead"
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,8 @@ class StoredRequest:
     def _callback_status(self) -> CallbackStatus:
         if self.is_polled:
             return CallbackStatus.NONE
+        if self.state is RecordState.DEAD:
+            return CallbackStatus.DEAD
         return CallbackStatus.PUBLISHED if self.delivered else CallbackStatus.PENDING
 
     def _expires_at(self, timing: LedgerTiming) -> datetime | None:
@@ -199,6 +210,37 @@ class StoredRequest:
         if self.is_polled and self.delivered:
             return self.delivered + timedelta(seconds=timing.result_expires)
         return None
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An event that nobody could publish, or a request that killed its workers; kept until an operator decides."""
+
+    request: QueuedRequest
+    outcome: Outcome | None
+    reason: str
+    buried: datetime
+    refused_since: datetime | None
+    attempts: int
+    lapses: int
+
+
+class DeadLettersProtocol(Protocol):
+    """What an operator does with dead letters, on a running system. Raises LedgerUnavailable."""
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """The oldest ones."""
+        ...
+
+    def dead_letter(self, queue_id: str) -> DeadLetter | None: ...
+
+    def reopen(self, queue_id: str) -> bool:
+        """Let a sweeper publish the stored event once more, the identical one; False when there is none."""
+        ...
+
+    def drop(self, queue_id: str) -> bool:
+        """Take it off the list; its record expires after its retention. False when it is no dead letter."""
+        ...
 
 
 class LedgerProtocol(Protocol):
@@ -246,8 +288,22 @@ class LedgerProtocol(Protocol):
         """Note that the outcome reached its caller; the record expires after its retention."""
         ...
 
-    def postpone(self, queue_id: str, *, attempted: bool) -> None:
-        """Leave an undelivered outcome to the sweeper: after a back-off that grows with the real attempts."""
+    def put_off(self, queue_ids: Sequence[str], wait_seconds: float) -> None:
+        """Look at these undelivered outcomes again after the wait."""
+        ...
+
+    def postpone(
+        self, queue_id: str, *, attempted: bool, refusal: str | None = None, wait_seconds: float | None = None
+    ) -> bool:
+        """Leave an undelivered outcome to the sweeper: after the wait, or a back-off that grows with the attempts.
+
+        `refusal` says why Kafka refuses the event for good; once it has done so for long enough without a break the
+        event becomes a dead letter, and this returns True.
+        """
+        ...
+
+    def note_poisoned(self, queue_id: str, reason: str) -> None:
+        """Put a request that killed its workers among the dead letters; its error is delivered all the same."""
         ...
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:

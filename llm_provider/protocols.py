@@ -101,6 +101,10 @@ class LeaseKeeperProtocol(Protocol):
 class OutcomeDelivererProtocol(Protocol):
     """What the sweeper asks for; each call brings one request a step further and may be repeated."""
 
+    def seconds_to_leave_deliveries(self) -> float | None:
+        """How long no outcome need be tried, since the broker is known to be away; None when one may be."""
+        ...
+
     def deliver_due(self, queue_id: str) -> None:
         """Deliver the stored outcome; what cannot be delivered now is postponed, not raised."""
         ...

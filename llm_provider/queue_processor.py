@@ -14,6 +14,7 @@ from llm_provider.errors import (
     LedgerUnavailable,
     PublishError,
     RequestExpired,
+    RequestPoisoned,
     RequestRevoked,
     UnexpectedError,
 )
@@ -31,6 +32,7 @@ from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
 log = structlog.get_logger(__name__)
 
 COMMIT_RETRY_SECONDS = 0.5
+POISONED_MESSAGE = "The request was given up: every worker that took it died."
 EXPIRED_MESSAGE = "The request's deadline passed before it had an outcome."
 
 
@@ -69,7 +71,11 @@ class QueueProcessorImpl:
         if claim.texts is not None:
             return self._run(claim, claim.request, claim.texts, holder)
         if claim.state is ClaimState.EXPIRED:
-            return self._commit(claim.request, _expired(claim.request))
+            return self._commit(claim.request, _given_up(claim.request, RequestExpired(EXPIRED_MESSAGE)))
+        if claim.state is ClaimState.POISONED:
+            # Noted first: a crash in between leaves a dead letter too many, never one too few.
+            self._ledger.note_poisoned(queue_id, POISONED_MESSAGE)
+            return self._commit(claim.request, _given_up(claim.request, RequestPoisoned(POISONED_MESSAGE)))
         return Decision(claim.request, claim.outcome) if claim.outcome else None
 
     def _run(self, claim: Claim, request: QueuedRequest, texts: ComparisonTexts, holder: str) -> Decision | None:
@@ -123,6 +129,10 @@ class QueueProcessorImpl:
         if decision:
             self._deliver(decision, self._gate.may_probe)
 
+    def seconds_to_leave_deliveries(self) -> float | None:
+        """OutcomeDelivererProtocol: while the broker is away and its next probe is not due."""
+        return self._gate.seconds_until_next_look() if self._gate.broker_is_left_alone() else None
+
     def expire(self, queue_id: str) -> None:
         """OutcomeDelivererProtocol: the deadline has passed."""
         decision = self._give_up(queue_id, RequestExpired(EXPIRED_MESSAGE))
@@ -148,27 +158,39 @@ class QueueProcessorImpl:
         try:
             if topic is None:
                 self._store(decision)
-            elif not admits(topic):
-                self._ledger.postpone(queue_id, attempted=False)
-                return
-            elif not self._publish(topic, decision):
-                self._ledger.postpone(queue_id, attempted=True)
+            elif not self._publish(topic, decision, admits):
                 return
             self._ledger.mark_delivered(decision)
         except LedgerUnavailable:
             log.warning("delivery_left_to_sweeper", queue_id=queue_id)
+        except Exception as error:
+            # Celery would log the exception's text, and the sweeper would leave the rest of its batch.
+            _log_defect("delivery_broke", queue_id, error)
         else:
             log.info("request_delivered", queue_id=queue_id, topic=topic)
 
-    def _publish(self, topic: str, decision: Decision) -> bool:
+    def _publish(self, topic: str, decision: Decision, admits: Callable[[str], bool]) -> bool:
+        """True once Kafka has acknowledged the event; otherwise it is left to the sweeper, or given up."""
+        queue_id = decision.request.queue_id
+        if not admits(topic):
+            wait, refusal = self._gate.seconds_until_next_look(topic), self._gate.refusal(topic)
+            self._postpone(queue_id, attempted=False, refusal=refusal, wait_seconds=wait)
+            return False
         try:
             self._publisher.publish_comparison_result(topic, build_callback(decision.request, decision.outcome))
         except PublishError as error:
             self._gate.failed(topic, error)
             log.warning("publish_failed", topic=topic, error=type(error).__name__, reason=error.message)
+            self._postpone(queue_id, attempted=True, refusal=error.message if error.is_refusal else None)
             return False
         self._gate.succeeded(topic)
         return True
+
+    def _postpone(
+        self, queue_id: str, *, attempted: bool, refusal: str | None, wait_seconds: float | None = None
+    ) -> None:
+        if self._ledger.postpone(queue_id, attempted=attempted, refusal=refusal, wait_seconds=wait_seconds):
+            log.error("event_became_dead_letter", queue_id=queue_id, reason=refusal)
 
     def _store(self, decision: Decision) -> None:
         queue_id, outcome = decision.request.queue_id, decision.outcome
@@ -178,8 +200,8 @@ class QueueProcessorImpl:
             self._results.store_result(queue_id, build_response(decision.request, outcome).model_dump(mode="json"))
 
 
-def _expired(request: QueuedRequest) -> Outcome:
-    return outcomes.failed(request.queue_id, RequestExpired(EXPIRED_MESSAGE), response_time_ms=0, at=utc_now())
+def _given_up(request: QueuedRequest, error: ComparisonError) -> Outcome:
+    return outcomes.failed(request.queue_id, error, response_time_ms=0, at=utc_now())
 
 
 def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:
@@ -192,8 +214,12 @@ def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:
 
 
 def _defect(queue_id: str, error: Exception, *, response_time_ms: int) -> Outcome:
-    # The text of a foreign exception may quote a prompt; its class and place say enough.
-    stack = traceback.format_tb(error.__traceback__)
-    log.error("unexpected_error", queue_id=queue_id, error=type(error).__name__, stack=stack)
+    _log_defect("unexpected_error", queue_id, error)
     told = UnexpectedError("The service failed unexpectedly while it processed this request.")
     return outcomes.failed(queue_id, told, response_time_ms=response_time_ms, at=utc_now())
+
+
+def _log_defect(event: str, queue_id: str, error: Exception) -> None:
+    # The text of a foreign exception may quote a prompt; its class and place say enough.
+    frames = traceback.format_tb(error.__traceback__)
+    log.error(event, queue_id=queue_id, error=type(error).__name__, frames=frames)

@@ -1,6 +1,7 @@
 """Kafka through kafka-python: one producer a process, every record acknowledged before `publish` returns."""
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -34,17 +35,18 @@ class KafkaBus:
         self._max_block = max_block_seconds
         self._producer: KafkaProducer | None = None
         self._timeouts = 0
+        self._metadata_seen = 0.0
         self._lock = threading.Lock()
 
     def publish(self, topic: str, *, key: bytes, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         """Return once the broker has acknowledged the record; raise a PublishError in bounded time otherwise."""
-        producer = self._connected()
+        producer, started = self._connected(), time.monotonic()
         try:
             future = producer.send(topic, key=key, value=value, headers=list(headers))
             # Longer than the delivery timeout, so that the answer is the producer's own and final.
             future.get(timeout=self._delivery_timeout + 1)
         except KafkaTimeoutError as error:
-            raise self._timed_out(producer, error) from None
+            raise self._timed_out(producer, error, started) from None
         except (KafkaError, ValueError) as error:
             raise _refusal(error) from None
         self._timeouts = 0
@@ -64,7 +66,7 @@ class KafkaBus:
 
     def _new_producer(self) -> KafkaProducer:
         delivery_ms = int(self._delivery_timeout * 1000)
-        return KafkaProducer(
+        producer = KafkaProducer(
             bootstrap_servers=self._bootstrap_servers,
             client_id="llm-provider",
             acks="all",
@@ -81,9 +83,16 @@ class KafkaBus:
             # Given, the constructor asks nobody for it, and so neither blocks nor fails while Kafka is away.
             api_version=(3, 0),
         )
+        # kafka-python reports a topic that does not exist as a timeout, like a broker that is away.
+        producer._metadata.add_listener(self._note_metadata)  # noqa: SLF001 It has no other way to tell them apart.
+        return producer
 
-    def _timed_out(self, producer: KafkaProducer, error: KafkaTimeoutError) -> PublishError:
-        if "metadata" in str(error) and producer.bootstrap_connected():
+    def _note_metadata(self, _: object) -> None:
+        self._metadata_seen = time.monotonic()
+
+    def _timed_out(self, producer: KafkaProducer, error: KafkaTimeoutError, started: float) -> PublishError:
+        # The broker told its topics while this one was waited for.
+        if "metadata" in str(error) and self._metadata_seen > started:
             return TopicUnavailable("Kafka knows no such topic.")
         self._timeouts += 1
         if self._timeouts >= TIMEOUTS_BEFORE_REPLACEMENT:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from llm_provider.ledger import (
     Action,
     Claim,
     ClaimState,
+    DeadLetter,
     Decision,
     Due,
     LedgerFigures,
@@ -38,6 +39,10 @@ class _Record:
     lease: float = 0.0
     redispatched: float = float("-inf")
     attempts: int = 0
+    lapses: int = 0
+    refused: float | None = None
+    buried: float | None = None
+    reason: str = ""
     outcome: Outcome | None = None
     kind: OutcomeKind | None = None
     delivered: float | None = None
@@ -55,6 +60,7 @@ class MemoryLedger:
     _totals: dict[str, int] = field(default_factory=dict)
     _decided_at: list[float] = field(default_factory=list)
     _turns: int = 0
+    _suspect: str = ""
     _furthest: int = 0
     _full: bool = False
     _swept_at: float | None = None
@@ -81,7 +87,7 @@ class MemoryLedger:
     def claim(self, queue_id: str, holder: str) -> Claim:
         with self._asked() as now:
             record = self._record(queue_id)
-            if record is None or record.state is RecordState.DELIVERED:
+            if record is None or record.state in {RecordState.DELIVERED, RecordState.DEAD}:
                 return Claim(ClaimState.LEFT)
             if record.state is RecordState.DECIDED:
                 return self._claim_delivery(record, now)
@@ -90,7 +96,23 @@ class MemoryLedger:
             if now >= record.deadline:
                 record.look_at = now + self.timing.delivery_window
                 return Claim(ClaimState.EXPIRED, record.request)
-            return self._take_lease(record, holder, now)
+            return self._judge(record, holder, now) or self._take_lease(record, holder, now)
+
+    def _judge(self, record: _Record, holder: str, now: float) -> Claim | None:
+        """What the deaths of earlier holders mean; each lapsed lease is counted once."""
+        if record.state is RecordState.RUNNING and record.holder not in {"", holder}:
+            record.lapses, record.holder = record.lapses + 1, ""
+        if record.lapses >= self.timing.poisoned_after:
+            record.look_at = now + self.timing.delivery_window
+            return Claim(ClaimState.POISONED, record.request)
+        if record.lapses < self.timing.suspect_after:
+            return None
+        other = self._records.get(self._suspect)
+        if other and other is not record and other.state is RecordState.RUNNING and other.lease > now:
+            record.look_at = now + 1
+            return Claim(ClaimState.LEFT)
+        self._suspect = record.request.queue_id
+        return None
 
     def _claim_delivery(self, record: _Record, now: float) -> Claim:
         if record.look_at > now:
@@ -158,19 +180,86 @@ class MemoryLedger:
                 return
             polled = record.request.callback_topic is None
             record.state, record.delivered = RecordState.DELIVERED, now
-            record.forgotten = now + self.timing.retention(decision)
+            if record.buried is None:
+                record.forgotten = now + self.timing.retention(decision)
             if polled and decision.outcome.verdict is not None:
                 record.outcome = None
             self._count("stored" if polled else "published")
 
-    def postpone(self, queue_id: str, *, attempted: bool) -> None:
+    def put_off(self, queue_ids: Sequence[str], wait_seconds: float) -> None:
+        with self._asked() as now:
+            for record in filter(None, map(self._record, queue_ids)):
+                if record.state is RecordState.DECIDED:
+                    record.look_at = now + wait_seconds
+
+    def postpone(
+        self, queue_id: str, *, attempted: bool, refusal: str | None = None, wait_seconds: float | None = None
+    ) -> bool:
         with self._asked() as now:
             record = self._record(queue_id)
             if record is None or record.state is not RecordState.DECIDED:
-                return
+                return False
             record.attempts += attempted
+            if self._is_refused_for_long(record, refusal, now):
+                record.state, record.buried, record.reason = RecordState.DEAD, now, refusal or ""
+                return True
             step = min(record.attempts, len(self.timing.delivery_retry)) - 1 if attempted else 0
-            record.look_at = now + self.timing.delivery_retry[step]
+            record.look_at = now + (self.timing.delivery_retry[step] if wait_seconds is None else wait_seconds)
+            return False
+
+    def _is_refused_for_long(self, record: _Record, refusal: str | None, now: float) -> bool:
+        if refusal is None:
+            record.refused = None
+            return False
+        record.refused = now if record.refused is None else record.refused
+        return now - record.refused >= self.timing.dead_letter_after
+
+    def note_poisoned(self, queue_id: str, reason: str) -> None:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is not None:
+                record.buried, record.reason = now, reason
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        with self._asked():
+            buried = sorted((r.buried, queue_id) for queue_id, r in self._records.items() if r.buried is not None)
+            return [letter for _, queue_id in buried[:limit] if (letter := self.dead_letter(queue_id))]
+
+    def dead_letter(self, queue_id: str) -> DeadLetter | None:
+        with self._asked():
+            record = self._record(queue_id)
+            if record is None or record.buried is None:
+                return None
+            return DeadLetter(
+                request=record.request,
+                outcome=record.outcome,
+                reason=record.reason,
+                buried=_datetime(record.buried),
+                refused_since=None if record.refused is None else _datetime(record.refused),
+                attempts=record.attempts,
+                lapses=record.lapses,
+            )
+
+    def reopen(self, queue_id: str) -> bool:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None or record.outcome is None:
+                return False
+            if record.state not in {RecordState.DEAD, RecordState.DELIVERED}:
+                return False
+            record.state, record.look_at, record.attempts, record.refused = RecordState.DECIDED, now, 0, None
+            record.buried, record.delivered, record.forgotten = None, None, float("inf")
+            return True
+
+    def drop(self, queue_id: str) -> bool:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None or record.buried is None:
+                return False
+            record.buried = None
+            if record.state is not RecordState.DECIDED:
+                record.forgotten = now + self.timing.record_retention
+            return True
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
         with self._asked() as now:
@@ -255,7 +344,8 @@ class MemoryLedger:
         return record if record and record.forgotten > self.clock() else None
 
     def _open(self) -> list[_Record]:
-        return [r for r in self._records.values() if r.state is not RecordState.DELIVERED]
+        finished = {RecordState.DELIVERED, RecordState.DEAD}
+        return [r for r in self._records.values() if r.state not in finished]
 
     def _waiting(self) -> list[_Record]:
         waiting = (r for r in self._records.values() if r.state is RecordState.WAITING)

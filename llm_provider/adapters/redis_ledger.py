@@ -1,6 +1,6 @@
 """The ledger in Redis: one hash per request, two indexes, and a Lua script for each step (lua/*.lua)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from llm_provider.errors import LedgerUnavailable, QueueFull
@@ -18,6 +18,7 @@ from llm_provider.ledger import (
     Action,
     Claim,
     ClaimState,
+    DeadLetter,
     Decision,
     Due,
     LedgerFigures,
@@ -29,6 +30,10 @@ from llm_provider.ledger import (
 from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 
 _SCRIPTS = Path(__file__).parent / "lua"
+
+# What accept.lua answers beside 1, accepted.
+_FULL, _MEMORY_FULL = 0, 2
+MEMORY_NOTE_SECONDS = 5
 
 
 def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
@@ -78,7 +83,7 @@ class RedisLedger:
 
     def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
         timing = self._timing
-        names = ("open", "waiting", "turns", "full", "pace", "totals")
+        names = ("open", "waiting", "turns", "full", "pace", "totals", "memory-full")
         accepted, figure, *pace = self._run(
             "accept",
             [self._record(request.queue_id), *map(self._key, names)],
@@ -89,20 +94,25 @@ class RedisLedger:
             timing.high_watermark,
             timing.low_watermark,
         )
-        if not accepted:
+        if accepted == _FULL:
             raise QueueFull(f"{figure} requests are open, as many as are allowed.")
+        if accepted == _MEMORY_FULL:
+            raise QueueFull("Redis is near its memory limit.")
         return Acceptance(position=int(figure), decided_per_minute=float(pace[0]))
 
     def claim(self, queue_id: str, holder: str) -> Claim:
         timing = self._timing
         state, *stored = self._run(
             "claim",
-            [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep"))],
+            [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep", "suspect"))],
             queue_id,
             holder,
             _ms(timing.lease),
             _ms(timing.delivery_window),
             _ms(timing.deadline_margin),
+            timing.suspect_after,
+            timing.poisoned_after,
+            self._record(""),
         )
         return _claim(ClaimState(state), stored)
 
@@ -150,19 +160,73 @@ class RedisLedger:
         polled_result = request.callback_topic is None and decision.outcome.verdict is not None
         self._run(
             "mark_delivered",
-            [self._record(request.queue_id), self._key("open"), self._key("totals")],
+            [self._record(request.queue_id), *map(self._key, ("open", "totals", "dead"))],
             request.queue_id,
             _ms(self._timing.retention(decision)),
             int(polled_result),
             "stored" if request.callback_topic is None else "published",
         )
 
-    def postpone(self, queue_id: str, *, attempted: bool) -> None:
-        waits = map(_ms, self._timing.delivery_retry)
-        self._run("postpone", [self._record(queue_id), self._key("open")], queue_id, int(attempted), *waits)
+    def put_off(self, queue_ids: Sequence[str], wait_seconds: float) -> None:
+        if queue_ids:
+            self._run("put_off", [self._key("open")], _ms(wait_seconds), *queue_ids)
+
+    def postpone(
+        self, queue_id: str, *, attempted: bool, refusal: str | None = None, wait_seconds: float | None = None
+    ) -> bool:
+        waits = self._timing.delivery_retry if wait_seconds is None else (wait_seconds,)
+        became = self._run(
+            "postpone",
+            [self._record(queue_id), self._key("open"), self._key("dead")],
+            queue_id,
+            int(attempted),
+            refusal or "",
+            _ms(self._timing.dead_letter_after),
+            *map(_ms, waits),
+        )
+        return bool(became == "dead")
+
+    def note_poisoned(self, queue_id: str, reason: str) -> None:
+        self._run("note_poisoned", [self._record(queue_id), self._key("dead")], queue_id, reason)
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        try:
+            ids = self._client.zrange(self._key("dead"), 0, limit - 1)
+        except RedisError as error:
+            raise _unavailable(error) from error
+        return [letter for queue_id in ids if (letter := self.dead_letter(str(queue_id)))]
+
+    def dead_letter(self, queue_id: str) -> DeadLetter | None:
+        try:
+            if self._client.zscore(self._key("dead"), queue_id) is None:
+                return None
+        except RedisError as error:
+            raise _unavailable(error) from error
+        names = ("request", "outcome", "reason", "buried", "refused", "attempts", "lapses")
+        request, outcome, reason, buried, refused, attempts, lapses = self._fields(queue_id, *names)
+        if request is None:
+            return None
+        return DeadLetter(
+            request=QueuedRequest.model_validate_json(request),
+            outcome=Outcome.model_validate_json(outcome) if outcome else None,
+            reason=reason,
+            buried=_datetime(int(buried)),
+            refused_since=_datetime(int(refused)) if refused else None,
+            attempts=int(attempts or 0),
+            lapses=int(lapses or 0),
+        )
+
+    def reopen(self, queue_id: str) -> bool:
+        keys = [self._record(queue_id), *map(self._key, ("open", "dead"))]
+        return bool(self._run("reopen", keys, queue_id))
+
+    def drop(self, queue_id: str) -> bool:
+        keys = [self._record(queue_id), self._key("dead")]
+        return bool(self._run("drop", keys, queue_id, _ms(self._timing.record_retention)))
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
         timing = self._timing
+        self._note_memory()
         found = self._run(
             "sweep",
             [*map(self._key, ("open", "waiting", "sweep"))],
@@ -176,6 +240,19 @@ class RedisLedger:
             int(queue_is_empty),
         )
         return [Due(queue_id, Action(action)) for action, queue_id in zip(found[::2], found[1::2], strict=True)]
+
+    def _note_memory(self) -> None:
+        """Tell the accepting side that Redis is near its limit; the note ends by itself when nobody renews it."""
+        try:
+            memory = self._client.info("memory")
+            limit = int(memory.get("maxmemory") or 0)
+            if limit and int(memory["used_memory"]) > limit * self._timing.memory_share:
+                self._client.set(self._key("memory-full"), 1, ex=MEMORY_NOTE_SECONDS)
+        except OutOfMemoryError:
+            # Beyond the limit already: then accepting is refused by Redis itself.
+            return
+        except RedisError as error:
+            raise _unavailable(error) from error
 
     def view(self, queue_id: str) -> RequestView | None:
         found = self._run("view", [self._record(queue_id), self._key("waiting"), self._key("pace")], queue_id)
@@ -226,7 +303,7 @@ def _claim(state: ClaimState, stored: list[Any]) -> Claim:
     request = QueuedRequest.model_validate_json(stored[0])
     if state is ClaimState.DECIDED:
         return Claim(state, request, outcome=Outcome.model_validate_json(stored[1]))
-    if state is ClaimState.EXPIRED:
+    if state in {ClaimState.EXPIRED, ClaimState.POISONED}:
         return Claim(state, request)
     texts = ComparisonTexts.model_validate_json(stored[1])
     return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000)

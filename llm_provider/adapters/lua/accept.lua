@@ -1,11 +1,12 @@
--- KEYS record open waiting sequence full pace totals
+-- KEYS record open waiting sequence full pace totals memory_full
 -- ARGV id request texts deadline_ms high_watermark low_watermark
--- -> {1, position, pace} accepted (now or before) | {0, open} full
+-- -> {1, position, pace} accepted (now or before) | {0, open} full | {2, open} Redis near its memory limit
 local record, open, waiting = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
 
 if redis.call('EXISTS', record) == 0 then
   local size = redis.call('ZCARD', open)
+  if redis.call('EXISTS', KEYS[8]) == 1 then return {2, size} end
   local was_full = redis.call('EXISTS', KEYS[5]) == 1
   if size >= number(ARGV[5]) or (was_full and size >= number(ARGV[6])) then
     redis.call('SET', KEYS[5], 1, 'EX', 60)

@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
--- KEYS record open waiting sweep
--- ARGV id holder lease_ms window_ms margin_ms
--- -> {'claimed', request, texts, ms_left} | {'expired', request} | {'decided', request, outcome} | {'left'}
+-- KEYS record open waiting sweep suspect
+-- ARGV id holder lease_ms window_ms margin_ms suspect_after poisoned_after record_prefix
+-- -> {'claimed', request, texts, ms_left} | {'expired', request} | {'poisoned', request}
+--    | {'decided', request, outcome} | {'left'}
 local record, open = KEYS[1], KEYS[2]
 local now, lease_ms = now_ms(), number(ARGV[3])
 local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn')
 local state, deadline = r[1], number(r[5])
 
-if not state or state == 'delivered' then return {'left'} end
+if not state or state == 'delivered' or state == 'dead' then return {'left'} end
 if state == 'decided' then
   -- Within its delivery window somebody else is delivering it.
   if number(redis.call('ZSCORE', open, ARGV[1])) > now then return {'left'} end
@@ -21,7 +22,29 @@ if now >= deadline then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
   return {'expired', r[2]}
 end
-if state == 'running' and r[3] ~= ARGV[2] then redis.call('HINCRBY', record, 'lapses', 1) end
+
+-- Only a lapsed lease counts as a death, and once: without a holder it has been counted.
+local lapses = number(redis.call('HGET', record, 'lapses'))
+if state == 'running' and r[3] and r[3] ~= '' and r[3] ~= ARGV[2] then
+  lapses = redis.call('HINCRBY', record, 'lapses', 1)
+  redis.call('HSET', record, 'holder', '')
+end
+if lapses >= number(ARGV[7]) then
+  redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
+  return {'poisoned', r[2]}
+end
+if lapses >= number(ARGV[6]) then
+  -- A suspect runs only while no other one does, so that the one that kills its worker is found.
+  local other = redis.call('GET', KEYS[5])
+  if other and other ~= ARGV[1] then
+    local o = redis.call('HMGET', ARGV[8] .. other, 'state', 'lease')
+    if o[1] == 'running' and number(o[2]) > now then
+      redis.call('ZADD', open, 'XX', now + 1000, ARGV[1])
+      return {'left'}
+    end
+  end
+  redis.call('SET', KEYS[5], ARGV[1], 'PX', 86400000)
+end
 
 local lease = math.min(now + lease_ms, deadline + number(ARGV[5]))
 redis.call('HSET', record, 'state', 'running', 'holder', ARGV[2], 'lease', lease)

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- KEYS record open totals    ARGV id retention_ms drop_outcome(0|1) total_name
+-- KEYS record open totals dead    ARGV id retention_ms drop_outcome(0|1) total_name
 -- -> 1 when this call noted the delivery
 if redis.call('HGET', KEYS[1], 'state') ~= 'decided' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'delivered', 'delivered', now_ms())
 if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'outcome') end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+-- A dead letter stays until an operator drops it.
+if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
 return 1

@@ -1,10 +1,23 @@
 #!lua flags=allow-oom
--- KEYS record open    ARGV id attempted(0|1) wait_ms+
--- -> the wait in ms, 0 when there is nothing to postpone
-if redis.call('HGET', KEYS[1], 'state') ~= 'decided' then return 0 end
-local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', ARGV[2])
+-- KEYS record open dead    ARGV id attempted(0|1) refusal give_up_after_ms wait_ms+
+-- -> 'gone' | 'postponed' | 'dead'
+local record = KEYS[1]
+if redis.call('HGET', record, 'state') ~= 'decided' then return 'gone' end
+local now = now_ms()
+local attempts = redis.call('HINCRBY', record, 'attempts', ARGV[2])
+if ARGV[3] ~= '' then
+  -- Only a refusal counts towards giving up, and only one that lasts: a topic may be about to be created.
+  redis.call('HSETNX', record, 'refused', now)
+  if now - number(redis.call('HGET', record, 'refused')) >= number(ARGV[4]) then
+    redis.call('HSET', record, 'state', 'dead', 'buried', now, 'reason', ARGV[3])
+    redis.call('ZREM', KEYS[2], ARGV[1])
+    redis.call('ZADD', KEYS[3], now, ARGV[1])
+    return 'dead'
+  end
+else
+  redis.call('HDEL', record, 'refused')
+end
 -- Without an attempt of its own a request waits the first step: it is the topic's gate that backs off.
-local step = ARGV[2] == '1' and math.min(attempts, #ARGV - 2) or 1
-local wait = number(ARGV[2 + step])
-redis.call('ZADD', KEYS[2], 'XX', now_ms() + wait, ARGV[1])
-return wait
+local step = ARGV[2] == '1' and math.min(attempts, #ARGV - 4) or 1
+redis.call('ZADD', KEYS[2], 'XX', now + number(ARGV[4 + step]), ARGV[1])
+return 'postponed'

@@ -35,7 +35,7 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, batch)) do
   local r = redis.call('HMGET', ARGV[1] .. id, 'state', 'deadline', 'lease')
   local state, deadline = r[1], number(r[2])
-  if not state or state == 'delivered' then
+  if not state or state == 'delivered' or state == 'dead' then
     redis.call('ZREM', open, id)
     redis.call('ZREM', waiting, id)
   elseif state == 'decided' then

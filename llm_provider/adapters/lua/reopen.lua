@@ -1,0 +1,11 @@
+#!lua flags=allow-oom
+-- KEYS record open dead    ARGV id
+-- -> 1 when its event will be published once more, 0 when there is none to publish
+local r = redis.call('HMGET', KEYS[1], 'state', 'outcome')
+if not r[2] or (r[1] ~= 'dead' and r[1] ~= 'delivered') then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'decided')
+redis.call('HDEL', KEYS[1], 'refused', 'attempts', 'buried', 'reason', 'delivered')
+redis.call('PERSIST', KEYS[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZADD', KEYS[2], now_ms(), ARGV[1])
+return 1
