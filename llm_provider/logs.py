@@ -15,6 +15,8 @@ _SHARED = (
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
+# It repeats ten times a second that a topic does not exist; our own `publish_failed` says so once.
+SILENT_LOGGERS = ("kafka.cluster",)
 
 
 def configure(level: str) -> None:
@@ -32,6 +34,8 @@ def configure(level: str) -> None:
     root.setLevel(level)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _formatter() -> logging.Formatter:
