@@ -8,6 +8,7 @@ from typing import Any
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
@@ -47,7 +48,8 @@ def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
         decode_responses=True,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 1),
+        # Not after a timeout: who has waited once for a Redis that hangs shall not wait twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
     return client
 

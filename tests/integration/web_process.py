@@ -51,6 +51,9 @@ class WebProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        # One client for all: making one costs more time than some tests allow.
+        limits = httpx2.Limits(max_connections=100, max_keepalive_connections=0)
+        self._client = httpx2.Client(base_url=self.url, limits=limits, timeout=20.0)
         self._wait_until_it_answers()
 
     @property
@@ -62,12 +65,23 @@ class WebProcess:
         """The process ids of gunicorn's workers."""
         return [child.pid for child in psutil.Process(self._process.pid).children()]
 
-    def post(self, timeout: float = 10.0, **fields: Any) -> httpx2.Response:
+    def post(self, **fields: Any) -> httpx2.Response:
         """Post a comparison on a connection of its own."""
-        return httpx2.post(f"{self.url}/api/v1/comparison", json=comparison(**fields), timeout=timeout)
+        return self._client.post("/api/v1/comparison", json=comparison(**fields))
 
     def get(self, path: str) -> httpx2.Response:
-        return httpx2.get(f"{self.url}{path}", timeout=10.0)
+        return self._client.get(path)
+
+    @property
+    def connections(self) -> int:
+        """How many callers are connected to it."""
+        established = [
+            each
+            for child in self.children
+            for each in psutil.Process(child).net_connections()
+            if each.status == psutil.CONN_ESTABLISHED and each.laddr.port == self._port
+        ]
+        return len(established)
 
     def terminate(self) -> None:
         """Ask it to end, and return at once."""
@@ -79,6 +93,7 @@ class WebProcess:
 
     def stop(self) -> None:
         """End it, the hard way if it must be; idempotent."""
+        self._client.close()
         if self._process.poll() is not None:
             return
         self.terminate()
