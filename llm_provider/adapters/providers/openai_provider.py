@@ -1,6 +1,6 @@
 """OpenAI, and every server that speaks its Chat Completions, through the official SDK."""
 
-from openai import OpenAI, omit
+from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from openai.types.shared_params import ResponseFormatJSONSchema
 
@@ -13,7 +13,7 @@ from llm_provider.adapters.providers.per_process import PerProcess
 from llm_provider.config import Settings
 from llm_provider.errors import AuthenticationFailed
 from llm_provider.internal_models import ProviderAnswer, ProviderCall
-from llm_provider.prompts import build_prompt
+from llm_provider.prompts import Prompt, build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
 
 _RESPONSE_FORMAT: ResponseFormatJSONSchema = {
@@ -59,20 +59,30 @@ class OpenAIProvider:
     def _create(self, call: ProviderCall, timeout_seconds: float) -> ChatCompletion:
         prompt = build_prompt(call.texts)
         with deadline(timeout_seconds):
-            return self._client.get().chat.completions.create(
-                model=call.model,
-                messages=[
-                    {"role": "system", "content": prompt.system},
-                    {"role": "user", "content": prompt.user},
-                ],
-                response_format=_RESPONSE_FORMAT,
-                # Some models refuse these two even at their default, so they are sent only when asked for.
-                temperature=omit if call.temperature is None else call.temperature,
-                max_completion_tokens=omit if call.max_tokens is None else call.max_tokens,
-                timeout=timeout_seconds,
+            # The SDK's own way for a body that is ready: `completions.create` walks through it once more against its
+            # types, at the price of a third of the call's CPU.
+            return self._client.get().post(
+                "/chat/completions",
+                cast_to=ChatCompletion,
+                body=_body(call, prompt),
+                options={"timeout": timeout_seconds},
             )
 
     def _build_client(self) -> OpenAI:
         if not self.is_configured():
             raise AuthenticationFailed("openai has no key here.")
         return build_client(self._api_key, self._base_url)
+
+
+def _body(call: ProviderCall, prompt: Prompt) -> dict[str, object]:
+    # Some models refuse these two even at their default, so they are sent only when asked for.
+    asked = {"temperature": call.temperature, "max_completion_tokens": call.max_tokens}
+    return {
+        "model": call.model,
+        "messages": [
+            {"role": "system", "content": prompt.system},
+            {"role": "user", "content": prompt.user},
+        ],
+        "response_format": _RESPONSE_FORMAT,
+        **{name: value for name, value in asked.items() if value is not None},
+    }
