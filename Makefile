@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types imports format bench docs clean
+.PHONY: help install demo test lint types imports format bench storm docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ format: $(STAMP) ## Bring the code into its one format
 
 bench: $(STAMP) ## Measure speed, memory and CPU beside a bare chain
 	@$(BIN)/python scripts/bench.py
+
+storm: $(STAMP) ## Kill, freeze and restart everything under load, and account for every request
+	@$(BIN)/python scripts/storm.py
 
 docs: $(STAMP) ## Write what is generated: configuration table, JSON Schemas
 	$(BIN)/python scripts/generate_docs.py
