@@ -103,11 +103,11 @@ class Settings(BaseSettings):
         "127.0.0.1:9092", description="Kafka brokers to begin with, host:port, separated by commas."
     )
     kafka_delivery_timeout_seconds: Annotated[Seconds, Field(ge=1)] = Field(
-        8.0,
+        6.0,
         description="Seconds within which Kafka must acknowledge an event; after that the sweeper tries again.",
     )
     kafka_max_block_seconds: Seconds = Field(
-        3.0, description="Seconds a publisher waits for a topic's metadata before it counts as unavailable."
+        2.0, description="Seconds a publisher waits for a topic's metadata before it counts as unavailable."
     )
     kafka_topic_partitions: Count = Field(3, description="Partitions of a topic that the bootstrap script creates.")
     kafka_topic_replication_factor: Count = Field(
@@ -203,7 +203,8 @@ class Settings(BaseSettings):
     @property
     def delivery_window_seconds(self) -> float:
         """Longest time one attempt to deliver may take; until then nobody else tries."""
-        return self.kafka_max_block_seconds + self.kafka_delivery_timeout_seconds + 5.0
+        # The bus waits a second longer than its producer, for a final answer.
+        return self.kafka_max_block_seconds + self.kafka_delivery_timeout_seconds + 2.0
 
     @model_validator(mode="after")
     def _watermarks_are_in_order(self) -> "Settings":

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 
 # They log whole records, URLs or headers at the levels below.
-QUIET_LOGGERS = ("kafka", "httpx2", "httpcore2", "openai", "urllib3", "amqp")
+QUIET_LOGGERS = ("httpx2", "httpcore2", "openai", "urllib3", "amqp")
 
 _SHARED = (
     structlog.contextvars.merge_contextvars,
@@ -15,8 +15,9 @@ _SHARED = (
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
-# It repeats ten times a second that a topic does not exist; our own `publish_failed` says so once.
-SILENT_LOGGERS = ("kafka.cluster",)
+# kafka-python tells an outage in hundreds of lines, and ten times a second that a topic does not exist; our own
+# `publish_failed` says either once a try.
+SILENT_LOGGERS = ("kafka",)
 
 
 def configure(level: str) -> None:

@@ -91,7 +91,7 @@ class MemoryLedger:
                 return Claim(ClaimState.LEFT)
             if record.state is RecordState.DECIDED:
                 return self._claim_delivery(record, now)
-            if record.state is RecordState.RUNNING and record.holder != holder and not self._is_lapsed(record, now):
+            if record.state is RecordState.RUNNING and record.holder != holder and not self._may_be_taken_over(record, now):
                 return Claim(ClaimState.LEFT)
             if now >= record.deadline:
                 record.look_at = now + self.timing.delivery_window
@@ -120,8 +120,11 @@ class MemoryLedger:
         record.look_at = now + self.timing.delivery_window
         return Claim(ClaimState.DECIDED, record.request, outcome=record.outcome)
 
-    def _is_lapsed(self, record: _Record, now: float) -> bool:
-        return record.lease <= now and self._leases_are_judged(now)
+    def _may_be_taken_over(self, record: _Record, now: float) -> bool:
+        if record.lease <= now and not self._leases_are_judged(now):
+            record.look_at = now + self.timing.lease / 2
+            return False
+        return record.lease <= now
 
     def _leases_are_judged(self, now: float) -> bool:
         if self._swept_at is not None and now - self._swept_at > self.timing.lease / 2:

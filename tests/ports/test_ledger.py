@@ -235,6 +235,14 @@ def test_no_lease_is_prolonged_beyond_the_deadline_and_its_margin(stage: Stage) 
     assert stage.sweep() == [Due(request.queue_id, Action.EXPIRE)]
 
 
+def test_no_lease_is_taken_beyond_the_deadline_and_its_margin(stage: Stage) -> None:
+    """Nor does the first lease outlast them, however long a lease is."""
+    stage.open(deadline_margin=SHORT)
+    request = stage.running(deadline_seconds=SHORT)
+    stage.wait(2 * SHORT)
+    assert stage.sweep() == [Due(request.queue_id, Action.EXPIRE)]
+
+
 def test_a_renewal_does_not_touch_what_is_decided(stage: Stage) -> None:
     """The keeper's last round may come after the commit; the delivery stays due when it was."""
     ledger = stage.open(delivery_window=SHORT)
@@ -795,6 +803,25 @@ def test_an_orphan_in_an_index_is_tidied_away(on_redis: Stage, redis_client: Red
     assert on_redis.sweep(queue_is_empty=True) == []
     figures = on_redis.ledger.figures()
     assert (figures.open, figures.waiting) == (0, 0)
+
+
+def test_an_early_look_does_not_take_a_live_lease(on_redis: Stage, redis_client: Redis, key_prefix: str) -> None:
+    """The record's own lease decides, whatever the index says."""
+    on_redis.open()
+    request = on_redis.running()
+    redis_client.zadd(f"{key_prefix}ledger:open", {request.queue_id: 0})
+    assert on_redis.sweep() == []
+    assert on_redis.ledger.claim(request.queue_id, "second").state is ClaimState.LEFT
+
+
+def test_steps_on_an_unknown_request_write_no_key(on_redis: Stage, redis_client: Redis, key_prefix: str) -> None:
+    """Half a record without an end would stay in Redis for ever."""
+    ledger = on_redis.open()
+    request = a_request()
+    decision = Decision(request, a_verdict_for(request))
+    for step in STEPS.keys() - {"accept", "sweep"}:
+        STEPS[step](ledger, decision)
+    assert keys(redis_client, key_prefix) == []
 
 
 STEPS: dict[str, Callable[[LedgerProtocol, Decision], object]] = {

@@ -142,7 +142,7 @@ def test_the_ledger_gets_the_configured_times() -> None:
     assert ledger_timing(settings) == LedgerTiming(
         lease=11,
         redispatch_after=12,
-        delivery_window=8,
+        delivery_window=5,
         delivery_retry=(3, 4),
         result_expires=61,
         record_retention=62,

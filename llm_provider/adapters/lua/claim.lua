@@ -16,7 +16,12 @@ if state == 'decided' then
   return {'decided', r[2], r[6]}
 end
 if state == 'running' and r[3] ~= ARGV[2] then
-  if number(r[4]) > now or not leases_are_judged(KEYS[4], now, lease_ms) then return {'left'} end
+  if number(r[4]) > now then return {'left'} end
+  if not leases_are_judged(KEYS[4], now, lease_ms) then
+    -- Its holder may yet renew it; soon after that can be known a sweep looks again.
+    redis.call('ZADD', open, 'XX', now + math.floor(lease_ms / 2), ARGV[1])
+    return {'left'}
+  end
 end
 if now >= deadline then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
