@@ -44,8 +44,8 @@ from scripts.bench_trial import (
     measure,
     plain_environment,
 )
-from scripts.demo import DemoError, Interrupted, Interrupts, Program, procfile
 from scripts.local_servers import KafkaBroker, LocalServer, RedisServer, ServerError, state_directory
+from scripts.programs import Interrupted, Interrupts, Program, ProgramError, procfile
 
 LOGS_KEPT = 3
 
@@ -157,7 +157,7 @@ def guarded(given: argparse.Namespace) -> int:
                 console.print("Stopping what was started ...")
     except Interrupted as interrupted:
         return interrupted.exit_code
-    except (BenchError, DemoError, ServerError) as error:
+    except (BenchError, ProgramError, ServerError) as error:
         console.print(f"The benchmark failed. {error} Its logs are in {logs}.", markup=False)
         return 1
 

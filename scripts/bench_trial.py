@@ -19,8 +19,8 @@ from llm_provider.config import PREFIX
 from scripts.bench_clients import Arrival, Post, Posted, request_body
 from scripts.bench_figures import Run
 from scripts.bench_provider import CALLS, OPEN
-from scripts.demo import Address, Interrupts, Program, procfile, stop
 from scripts.local_servers import HOST, free_port
+from scripts.programs import Address, Interrupts, Program, procfile, stop
 
 TOPIC = "bench.results"
 WEB_PROCESSES, WEB_THREADS = 2, 16

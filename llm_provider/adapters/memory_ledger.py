@@ -91,7 +91,8 @@ class MemoryLedger:
                 return Claim(ClaimState.LEFT)
             if record.state is RecordState.DECIDED:
                 return self._claim_delivery(record, now)
-            if record.state is RecordState.RUNNING and record.holder != holder and not self._may_be_taken_over(record, now):
+            others = record.state is RecordState.RUNNING and record.holder != holder
+            if others and not self._may_be_taken_over(record, now):
                 return Claim(ClaimState.LEFT)
             if now >= record.deadline:
                 record.look_at = now + self.timing.delivery_window

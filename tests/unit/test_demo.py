@@ -17,18 +17,10 @@ from contracts.errors import ErrorCode, ErrorDetail
 from contracts.events.envelope import EventEnvelope
 from contracts.events.llm_provider_events import LLMComparisonResultV1
 from examples.consumer import Event, line, results
-from scripts.demo import (
-    ESSAYS,
-    Comparison,
-    DemoError,
-    Interrupted,
-    Interrupts,
-    Program,
-    comparisons,
-    procfile,
-    stop,
-    verdict,
-)
+from scripts.demos.comparisons import ESSAYS, Comparison, comparisons
+from scripts.demos.errors import DemoError
+from scripts.demos.verdict import verdict
+from scripts.programs import Interrupted, Interrupts, Program, ProgramError, procfile, stop
 
 TOPICS = ["class-7a", "class-7b"]
 
@@ -218,7 +210,7 @@ def test_a_program_that_ends_by_itself_is_reported_with_its_last_words(start: Ca
     """Nobody should have to look for the log of what died."""
     program = start("echo no such setting; exit 3")
     program.process.wait(10)
-    with pytest.raises(DemoError, match="program ended by itself with exit code 3") as failed:
+    with pytest.raises(ProgramError, match="program ended by itself with exit code 3") as failed:
         program.check()
     assert failed.value.tail() == "no such setting"
 
