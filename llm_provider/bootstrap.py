@@ -181,4 +181,6 @@ def _sweeper(container: Container, settings: Settings) -> Sweeper:
         container.resolve(QueueProcessorImpl),
         interval_seconds=settings.sweep_interval_seconds,
         batch=settings.sweep_batch,
+        # What is begun later could end after its window, when somebody else tries as well.
+        patience_seconds=settings.delivery_window_seconds / 2,
     )

@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         10.0, description="Seconds after which the requests of a worker that died are taken up again."
     )
     sweep_interval_seconds: Seconds = Field(1.0, description="Seconds between two sweeps of the ledger.")
-    sweep_batch: Count = Field(200, description="Requests one sweep takes at most.")
+    sweep_batch: Count = Field(500, description="Requests one sweep takes at most.")
     redispatch_after_seconds: Seconds = Field(
         10.0, description="Seconds a request that was dispatched again is left alone."
     )

@@ -88,7 +88,7 @@ def on_http_exception(error: HTTPException) -> Response:
 
 def on_unexpected(error: Exception) -> Response:
     # The text of a foreign exception may quote an essay; its class and place say enough.
-    log.error("request_broke", error=type(error).__name__, stack=traceback.format_tb(error.__traceback__))
+    log.error("request_broke", error=type(error).__name__, frames=traceback.format_tb(error.__traceback__))
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "The service failed unexpectedly; the failure is logged.",

@@ -9,11 +9,12 @@ from structlog.testing import capture_logs
 
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryDispatcher
+from llm_provider.courier import Courier
 from llm_provider.errors import LedgerUnavailable
 from llm_provider.ledger import Action, Due
 from llm_provider.sweeper import Sweeper
 from scripts.local_servers import wait_until
-from tests.unit.builders import SECRET, Worker, a_request, a_timing, a_verdict_for, read, some_texts
+from tests.unit.builders import SECRET, Clock, Worker, a_request, a_timing, a_verdict_for, read, some_texts
 
 
 @dataclass
@@ -66,11 +67,18 @@ def sweeper(ledger: MemoryLedger, journal: Journal, batch: int = 200) -> Sweeper
     return Sweeper(ledger, journal, journal, interval_seconds=60.0, batch=batch)
 
 
+def swept(sweeper: Sweeper) -> bool:
+    """One sweep, and what the courier's thread does after it."""
+    more = sweeper.sweep()
+    sweeper.courier.work()
+    return more
+
+
 def test_each_action_goes_where_it_belongs_and_messages_go_first() -> None:
     """A delivery may have to wait for Kafka; what only needs a message does not wait with it."""
     due = [Due("a", Action.DELIVER), Due("b", Action.EXPIRE), Due("c", Action.DISPATCH), Due("d", Action.DELIVER)]
     journal = Journal()
-    sweeper(DueLedger(a_timing(), batches=[due]), journal).sweep()
+    swept(sweeper(DueLedger(a_timing(), batches=[due]), journal))
     assert journal.lines == ["dispatch first c", "deliver a", "expire b", "deliver d"]
 
 
@@ -78,7 +86,7 @@ def test_while_the_broker_is_away_its_outcomes_are_put_off_together() -> None:
     """A long outage of Kafka must not keep the sweepers busy, and holds no lost message or deadline back."""
     due = [Due("a", Action.DELIVER), Due("b", Action.EXPIRE), Due("c", Action.DISPATCH), Due("d", Action.DELIVER)]
     ledger, journal = DueLedger(a_timing(), batches=[due]), Journal(broker_away_for=7.5)
-    sweeper(ledger, journal).sweep()
+    swept(sweeper(ledger, journal))
     assert journal.lines == ["dispatch first c", "expire b"]
     assert ledger.put_offs == [(["a", "d"], 7.5)]
 
@@ -94,8 +102,49 @@ def test_the_queue_is_asked_once_a_sweep(empty: bool) -> None:
 def test_a_full_batch_asks_for_another_sweep_at_once() -> None:
     """There may be more; a batch that was not full was all."""
     due = [Due("a", Action.DELIVER), Due("b", Action.DELIVER)]
-    full = sweeper(DueLedger(a_timing(), batches=[due, due[:1]]), Journal(), batch=2)
-    assert [full.sweep(), full.sweep(), full.sweep()] == [True, False, False]
+    dispatches = [Due(item.queue_id, Action.DISPATCH) for item in due]
+    full = sweeper(DueLedger(a_timing(), batches=[dispatches, due[:1]]), Journal(), batch=2)
+    assert [swept(full), swept(full), swept(full)] == [True, False, False]
+
+
+def test_deliveries_wait_for_nobody_and_nobody_waits_for_them() -> None:
+    """While the courier is at Kafka the sweeper goes its rounds: its note keeps leases judged everywhere."""
+    first, second = [Due("a", Action.DELIVER)], [Due("b", Action.DELIVER), Due("c", Action.DISPATCH)]
+    ledger, journal = DueLedger(a_timing(), batches=[first, second]), Journal()
+    busy = sweeper(ledger, journal, batch=1)
+    assert [busy.sweep(), busy.sweep()] == [False, False]
+    assert journal.lines == ["dispatch first c"]
+    assert ledger.put_offs == [(["b"], 1.0)]
+    busy.courier.work()
+    assert journal.lines == ["dispatch first c", "deliver a"]
+    assert busy.courier.is_free()
+
+
+def test_what_the_courier_cannot_begin_in_time_is_left_to_a_later_sweep() -> None:
+    """Somebody else may have taken it by then."""
+    clock, journal = Clock(), Journal()
+
+    class SlowJournal(Journal):
+        def deliver_due(self, queue_id: str) -> None:
+            journal.deliver_due(queue_id)
+            clock.advance(3)
+
+    courier = Courier(SlowJournal(), patience_seconds=5, clock=clock)
+    courier.take([Due(queue_id, Action.DELIVER) for queue_id in "abcd"])
+    courier.work()
+    assert journal.lines == ["deliver a", "deliver b"]
+    assert courier.is_free()
+
+
+def test_without_redis_the_courier_leaves_the_rest() -> None:
+    """Each of the others would only wait for it, too."""
+    journal = Journal(broken={"a": LedgerUnavailable("away")})
+    courier = Courier(journal, patience_seconds=5)
+    courier.take([Due("a", Action.DELIVER), Due("b", Action.DELIVER)])
+    with pytest.raises(LedgerUnavailable):
+        courier.work()
+    assert courier.is_free()
+    assert journal.lines == ["deliver a"]
 
 
 @pytest.mark.parametrize("action", list(Action))
@@ -104,7 +153,7 @@ def test_one_request_that_breaks_holds_nobody_else_back(action: Action) -> None:
     due = [Due(queue_id, action) for queue_id in ("a", "broken", "c")]
     journal = Journal(broken={"broken": ValueError(f"cannot read {SECRET}")})
     with capture_logs() as logs:
-        sweeper(DueLedger(a_timing(), batches=[due]), journal).sweep()
+        swept(sweeper(DueLedger(a_timing(), batches=[due]), journal))
     assert [line.split()[-1] for line in journal.lines] == ["a", "broken", "c"]
     assert [line["queue_id"] for line in logs if line["log_level"] == "error"] == ["broken"]
     assert SECRET not in repr(logs)
@@ -125,12 +174,12 @@ def test_the_started_sweeper_sweeps_until_it_is_stopped() -> None:
     journal = Journal()
     running = Sweeper(ledger, journal, journal, interval_seconds=0.001, batch=1)
     running.start()
-    assert wait_until(lambda: len(ledger.told_empty) >= 3, 10)
+    assert wait_until(lambda: len(ledger.told_empty) >= 3 and bool(journal.lines), 10)
     running.stop()
-    swept = len(ledger.told_empty)
+    rounds = len(ledger.told_empty)
     assert journal.lines == ["expire a"]
     time.sleep(0.02)
-    assert len(ledger.told_empty) == swept
+    assert len(ledger.told_empty) == rounds
 
 
 def test_whatever_a_crash_leaves_is_put_right() -> None:
@@ -143,7 +192,7 @@ def test_whatever_a_crash_leaves_is_put_right() -> None:
     worker.ledger.commit(undelivered.queue_id, a_verdict_for(undelivered))
     for _ in range(80):
         worker.clock.advance(1.0)
-        running.sweep()
+        swept(running)
         while queue.messages:
             worker.run(a_request(queue_id=queue.messages.pop(0)))
     told = sorted(read(record).data.request_id for record in worker.records)
@@ -157,6 +206,6 @@ def test_an_expired_request_is_told_though_no_message_of_it_ever_arrives() -> No
     request = a_request(deadline_seconds=5.0)
     worker.ledger.accept(request, some_texts())
     worker.clock.advance(6)
-    Sweeper(worker.ledger, queue, worker.processor, interval_seconds=60.0, batch=200).sweep()
+    swept(Sweeper(worker.ledger, queue, worker.processor, interval_seconds=60.0, batch=200))
     assert len(worker.records) == 1
     assert queue.messages == ["something else"]

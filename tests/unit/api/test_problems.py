@@ -97,7 +97,7 @@ def test_an_exception_tells_nothing_of_what_it_choked_on(service: Service) -> No
     lines = [json.loads(line) for line in logged.getvalue().splitlines()]
     broke = next(line for line in lines if line["event"] == "request_broke")
     assert broke["error"] == "RuntimeError"
-    assert any("compare" in frame for frame in broke["stack"])
+    assert any("compare" in frame for frame in broke["frames"])
     assert broke["correlation_id"] == response.json["correlation_id"]
 
 
