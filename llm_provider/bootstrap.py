@@ -69,6 +69,7 @@ def build_web(settings: Settings, customise: Customise | None = None) -> Flask:
 
 def build_worker(settings: Settings, customise: Customise | None = None) -> Celery:
     """The Celery app that `celery -A celery_app worker` and flower find, its task and signals in place."""
+    logs.configure(settings.log_level)
     app = _celery(settings, settings.worker_redis_timeout_seconds)
     runtime = WorkerRuntime(lambda: _worker_parts(settings, app, customise))
     app.register_task(ProcessComparison(runtime))

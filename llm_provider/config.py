@@ -207,6 +207,20 @@ class Settings(BaseSettings):
         return self.kafka_max_block_seconds + self.kafka_delivery_timeout_seconds + 2.0
 
     @model_validator(mode="after")
+    def _default_provider_is_usable(self) -> "Settings":
+        needed = {
+            LLMProviderType.MOCK: ("MOCK_ENABLED=true", self.mock_enabled),
+            LLMProviderType.OPENAI: ("OPENAI_API_KEY", self.openai_api_key is not None),
+        }
+        if self.default_provider is None:
+            return self
+        setting, is_usable = needed.get(self.default_provider, ("", False))
+        if not is_usable:
+            how = f"set {PREFIX}{setting}" if setting else f"it must be one of {', '.join(needed)}"
+            raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {self.default_provider} cannot be used here; {how}")
+        return self
+
+    @model_validator(mode="after")
     def _watermarks_are_in_order(self) -> "Settings":
         if self.queue_low_watermark > self.queue_high_watermark:
             raise ValueError("LLM_PROVIDER_QUEUE_LOW_WATERMARK must not exceed LLM_PROVIDER_QUEUE_HIGH_WATERMARK")

@@ -33,9 +33,10 @@ Error code, HTTP status and retryability belong to the class. A message is ours:
 vendor, since a vendor may quote a prompt.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from contracts.errors import ErrorCode
+from contracts.events.llm_provider_events import TokenUsage
 
 
 class ServiceError(Exception):
@@ -105,9 +106,16 @@ class ComparisonError(ServiceError):
 
 
 class ProviderError(ComparisonError):
-    """The vendor did not give a usable answer."""
+    """The vendor did not give a usable answer; `token_usage` and `cost_usd` are what it counted all the same."""
 
     error_code = ErrorCode.EXTERNAL_SERVICE_ERROR
+    token_usage: TokenUsage = TokenUsage()
+    cost_usd: float = 0.0
+
+    def billed(self, token_usage: TokenUsage, cost_usd: float) -> Self:
+        """The same error with what the call cost."""
+        self.token_usage, self.cost_usd = token_usage, cost_usd
+        return self
 
 
 class ProviderTimeout(ProviderError):

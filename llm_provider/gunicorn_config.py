@@ -19,6 +19,7 @@ except ConfigurationError as error:
 worker_class = "gthread"
 workers = _settings.web_processes
 threads = _settings.web_threads
+loglevel = _settings.log_level.lower()
 # A synchronous call may last as long as a provider may; a rollout waits for it.
 graceful_timeout = int(_settings.provider_timeout_seconds) + 10
 keepalive = 75

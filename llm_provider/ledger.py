@@ -115,6 +115,7 @@ class LedgerFigures:
 
     open: int
     waiting: int
+    dead: int
     totals: Mapping[str, int]
 
 

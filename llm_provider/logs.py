@@ -50,7 +50,8 @@ def _formatter() -> logging.Formatter:
     )
 
 
-def on_setup_logging(loglevel: int | str | None = None, **_: Any) -> None:
-    """Receiver of Celery's setup_logging signal: with it connected, Celery configures no logging of its own."""
-    level = logging.getLevelName(loglevel) if isinstance(loglevel, int) else loglevel
-    configure(level or "INFO")
+def on_setup_logging(**_: Any) -> None:
+    """Receiver of Celery's setup_logging signal: with one connected, Celery leaves the logging as the boot made it.
+
+    Its `--loglevel` cannot be told from its default, so that LLM_PROVIDER_LOG_LEVEL alone counts.
+    """

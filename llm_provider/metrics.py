@@ -26,6 +26,7 @@ TOTALS = {
     "expired": "Requests decided because their deadline passed.",
     "published": "Events acknowledged by Kafka, one a request.",
     "stored": "Results stored for polling.",
+    "dropped": "Events that an operator gave up.",
 }
 
 
@@ -61,6 +62,7 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily("llm_provider_ledger_up", "Whether the ledger answers.", 1)
         yield GaugeMetricFamily("llm_provider_requests_open", "Accepted and not yet delivered.", figures.open)
         yield GaugeMetricFamily("llm_provider_requests_waiting", "Accepted and not yet claimed.", figures.waiting)
+        yield GaugeMetricFamily("llm_provider_dead_letters", "Dead letters that wait for an operator.", figures.dead)
         for name, meaning in TOTALS.items():
             yield CounterMetricFamily(f"llm_provider_requests_{name}", meaning, figures.totals.get(name, 0))
 

@@ -68,6 +68,8 @@ class QueueProcessorImpl:
         claim = self._ledger.claim(queue_id, holder)
         if claim.request is None:
             return None
+        # Until the task ends; the worker clears it then.
+        structlog.contextvars.bind_contextvars(correlation_id=str(claim.request.correlation_id))
         if claim.texts is not None:
             return self._run(claim, claim.request, claim.texts, holder)
         if claim.state is ClaimState.EXPIRED:
@@ -137,6 +139,7 @@ class QueueProcessorImpl:
         """OutcomeDelivererProtocol: the deadline has passed."""
         decision = self._give_up(queue_id, RequestExpired(EXPIRED_MESSAGE))
         if decision:
+            log.info("request_expired", queue_id=queue_id)
             self._deliver(decision, self._gate.may_probe)
 
     def revoke(self, queue_id: str) -> None:
@@ -154,6 +157,12 @@ class QueueProcessorImpl:
         return decision if decision and decision.mine else None
 
     def _deliver(self, decision: Decision, admits: Callable[[str], bool]) -> None:
+        request = decision.request
+        ids = {"queue_id": request.queue_id, "correlation_id": str(request.correlation_id)}
+        with structlog.contextvars.bound_contextvars(**ids):
+            self._deliver_in_context(decision, admits)
+
+    def _deliver_in_context(self, decision: Decision, admits: Callable[[str], bool]) -> None:
         queue_id, topic = decision.request.queue_id, decision.request.callback_topic
         try:
             if topic is None:

@@ -50,8 +50,6 @@ class Sweeper:
     def sweep(self) -> bool:
         """One sweep; True when its batch was full and is done with, so that more may be due."""
         due = self._ledger.sweep(queue_is_empty=self._dispatcher.queue_is_empty())
-        for item in due:
-            log.info("request_taken_up", queue_id=item.queue_id, action=str(item.action))
         deliveries = self._worth_trying([item for item in due if item.action is not Action.DISPATCH])
         self._hand_over(deliveries)
         for item in due:
@@ -75,6 +73,7 @@ class Sweeper:
 
     def _dispatch(self, due: Due) -> None:
         """One request that breaks holds nobody else back; when Redis is away the sweep ends."""
+        log.info("request_taken_up", queue_id=due.queue_id, action=str(due.action))
         try:
             self._dispatcher.dispatch(due.queue_id, first=True)
         except ServiceError:

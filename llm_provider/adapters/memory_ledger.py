@@ -43,6 +43,7 @@ class _Record:
     refused: float | None = None
     buried: float | None = None
     reason: str = ""
+    reopened: bool = False
     outcome: Outcome | None = None
     kind: OutcomeKind | None = None
     delivered: float | None = None
@@ -188,7 +189,9 @@ class MemoryLedger:
                 record.forgotten = now + self.timing.retention(decision)
             if polled and decision.outcome.verdict is not None:
                 record.outcome = None
-            self._count("stored" if polled else "published")
+            if not record.reopened:
+                self._count("stored" if polled else "published")
+            record.reopened = False
 
     def put_off(self, queue_ids: Sequence[str], wait_seconds: float) -> None:
         with self._asked() as now:
@@ -251,6 +254,7 @@ class MemoryLedger:
                 return False
             if record.state not in {RecordState.DEAD, RecordState.DELIVERED}:
                 return False
+            record.reopened = record.state is RecordState.DELIVERED
             record.state, record.look_at, record.attempts, record.refused = RecordState.DECIDED, now, 0, None
             record.buried, record.delivered, record.forgotten = None, None, float("inf")
             return True
@@ -263,6 +267,8 @@ class MemoryLedger:
             record.buried = None
             if record.state is not RecordState.DECIDED:
                 record.forgotten = now + self.timing.record_retention
+            if record.state is RecordState.DEAD:
+                self._count("dropped")
             return True
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
@@ -325,7 +331,8 @@ class MemoryLedger:
 
     def figures(self) -> LedgerFigures:
         with self._asked():
-            return LedgerFigures(len(self._open()), len(self._waiting()), dict(self._totals))
+            dead = sum(record.buried is not None for record in self._records.values())
+            return LedgerFigures(len(self._open()), len(self._waiting()), dead, dict(self._totals))
 
     def ping(self) -> None:
         """Raise LedgerUnavailable while away."""

@@ -223,7 +223,7 @@ class RedisLedger:
         return bool(self._run("reopen", keys, queue_id))
 
     def drop(self, queue_id: str) -> bool:
-        keys = [self._record(queue_id), self._key("dead")]
+        keys = [self._record(queue_id), self._key("dead"), self._key("totals")]
         return bool(self._run("drop", keys, queue_id, _ms(self._timing.record_retention)))
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
@@ -268,11 +268,12 @@ class RedisLedger:
             pipeline = self._client.pipeline(transaction=False)
             pipeline.zcard(self._key("open"))
             pipeline.zcard(self._key("waiting"))
+            pipeline.zcard(self._key("dead"))
             pipeline.hgetall(self._key("totals"))
-            opened, waiting, totals = pipeline.execute()
+            opened, waiting, dead, totals = pipeline.execute()
         except RedisError as error:
             raise _unavailable(error) from error
-        return LedgerFigures(opened, waiting, {name: int(count) for name, count in totals.items()})
+        return LedgerFigures(opened, waiting, dead, {name: int(count) for name, count in totals.items()})
 
     def ping(self) -> None:
         """Raise LedgerUnavailable unless Redis answers."""

@@ -212,3 +212,19 @@ def test_outcomes_can_be_put_off_together(stage: Stage) -> None:
     assert stage.sweep() == []
     stage.wait(SHORT * 1.5)
     assert {item.queue_id for item in stage.sweep()} == {d.request.queue_id for d in decisions[1:]}
+
+
+def test_the_totals_stay_true_whatever_an_operator_does(stage: Stage) -> None:
+    """Accepted less published, stored and dropped is what is owed: one sent twice counts once, one given up counts."""
+    decision = buried(stage)
+    assert stage.ledger.figures().dead == 1
+    sent = stage.delivered(callback_topic="my.topic")
+    assert letters(stage.ledger).reopen(sent.request.queue_id)
+    stage.ledger.mark_delivered(sent)
+    assert letters(stage.ledger).drop(decision.request.queue_id)
+    figures = stage.ledger.figures()
+    totals = figures.totals
+    assert (totals["accepted"], totals["published"], totals["dropped"], figures.dead) == (2, 1, 1, 0)
+    assert letters(stage.ledger).reopen(sent.request.queue_id)
+    stage.ledger.mark_delivered(sent)
+    assert stage.ledger.figures().totals["published"] == 1

@@ -214,3 +214,23 @@ def reads_environment(path: Path) -> bool:
     }
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os"}
     return bool((imported | used) & {"environ", "environb", "getenv", "getenvb"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "remedy"),
+    [
+        ({"DEFAULT_PROVIDER": "openai"}, "LLM_PROVIDER_OPENAI_API_KEY"),
+        ({"DEFAULT_PROVIDER": "mock", "MOCK_ENABLED": "false"}, "LLM_PROVIDER_MOCK_ENABLED=true"),
+        ({"DEFAULT_PROVIDER": "anthropic"}, "mock, openai"),
+    ],
+)
+def test_a_default_provider_that_cannot_be_used_stops_the_boot(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], remedy: str
+) -> None:
+    """Otherwise every request that names none would be refused, one by one."""
+    for name, value in environment.items():
+        monkeypatch.setenv(f"LLM_PROVIDER_{name}", value)
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+    assert "LLM_PROVIDER_DEFAULT_PROVIDER" in refused.value.message
+    assert remedy in refused.value.message

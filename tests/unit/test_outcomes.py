@@ -5,9 +5,17 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.enums import EssayWinner
+from contracts.events.llm_provider_events import TokenUsage
 from llm_provider import outcomes
 from llm_provider.callbacks import callback_event_id
-from llm_provider.errors import ComparisonError, RateLimited, RequestExpired, RequestRevoked, UnexpectedError
+from llm_provider.errors import (
+    ComparisonError,
+    InvalidAnswer,
+    RateLimited,
+    RequestExpired,
+    RequestRevoked,
+    UnexpectedError,
+)
 from llm_provider.queue_models import Outcome, OutcomeKind
 from tests.unit.builders import an_answer
 
@@ -68,3 +76,12 @@ def test_an_outcome_survives_being_stored() -> None:
         outcomes.failed(QUEUE_ID, RateLimited("Too many calls.", details={"limit": 5}), response_time_ms=1, at=AT),
     ):
         assert Outcome.model_validate_json(outcome.model_dump_json()) == outcome
+
+
+def test_a_failure_tells_what_the_vendor_counted() -> None:
+    """An answer nobody can use is on the bill, too; an error without a call costs nothing."""
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    billed = outcomes.failed("id", InvalidAnswer("no verdict").billed(usage, 0.25), response_time_ms=7, at=AT)
+    free = outcomes.failed("id", InvalidAnswer("no verdict"), response_time_ms=7, at=AT)
+    assert (billed.token_usage, billed.cost_estimate) == (usage, 0.25)
+    assert (free.token_usage, free.cost_estimate) == (TokenUsage(), 0.0)

@@ -7,5 +7,6 @@ if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'outcome') end
 -- A dead letter stays until an operator drops it.
 if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('HINCRBY', KEYS[3], ARGV[4], 1)
+-- Sent once more for an operator, it has been counted already.
+if redis.call('HDEL', KEYS[1], 'reopened') == 0 then redis.call('HINCRBY', KEYS[3], ARGV[4], 1) end
 return 1

@@ -12,19 +12,20 @@ MAX_TOKENS = 1_000_000_000  # More than any model reads; a greater count is a de
 
 def read_completion(completion: object, *, model: str) -> ProviderAnswer:
     """Make an answer of it; it may be a str, a list or None, and any of its parts may be missing."""
-    usage = getattr(completion, "usage", None)
-    tokens = _token_usage(usage)
-    return ProviderAnswer(
-        verdict=parse_verdict(_text(completion)),
-        token_usage=tokens,
-        cost_usd=cost_usd(
-            LLMProviderType.OPENAI,
-            model,
-            tokens,
-            cached_tokens=_count(getattr(usage, "prompt_tokens_details", None), "cached_tokens"),
-            service_tier=_service_tier(completion),
-        ),
-    )
+    tokens = _token_usage(getattr(completion, "usage", None))
+    cost = _cost(completion, model, tokens)
+    try:
+        verdict = parse_verdict(_text(completion))
+    except InvalidAnswer as error:
+        # The vendor counted it, and bills it, all the same.
+        raise error.billed(tokens, cost) from None
+    return ProviderAnswer(verdict=verdict, token_usage=tokens, cost_usd=cost)
+
+
+def _cost(completion: object, model: str, tokens: TokenUsage) -> float:
+    details = getattr(getattr(completion, "usage", None), "prompt_tokens_details", None)
+    cached, tier = _count(details, "cached_tokens"), _service_tier(completion)
+    return cost_usd(LLMProviderType.OPENAI, model, tokens, cached_tokens=cached, service_tier=tier)
 
 
 def _text(completion: object) -> str:

@@ -56,6 +56,14 @@ def test_a_refusal_or_a_truncation_is_seen_before_its_json(changes: dict[str, An
         read_completion(completion(**changes), model=MODEL)
 
 
+def test_an_answer_that_is_no_verdict_is_billed_all_the_same() -> None:
+    """The vendor counted it; whoever pays wants to see it."""
+    good = read_completion(completion(), model=MODEL)
+    with pytest.raises(InvalidAnswer) as refused:
+        read_completion(completion({"content": '{"winner": "Essay C"}'}), model=MODEL)
+    assert (refused.value.token_usage, refused.value.cost_usd) == (good.token_usage, good.cost_usd)
+
+
 @pytest.mark.parametrize("content", [None, "", 7, [], [{"type": "text", "text": VERDICT}], {}, "I choose A."])
 def test_content_that_is_no_verdict_is_refused(content: object) -> None:
     """Parts, numbers and prose are no answer to our schema."""

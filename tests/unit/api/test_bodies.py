@@ -233,7 +233,7 @@ def test_a_request_must_name_its_provider(service: Service) -> None:
 
 def test_a_default_provider_is_taken_where_none_is_named() -> None:
     """An operator may set one; a caller's own choice still wins."""
-    service = Service(default_provider="openai")
+    service = Service(default_provider="openai", openai_api_key="sk-x")
     answers = [service.post(llm_config_overrides=overrides) for overrides in (None, {"provider_override": None})]
 
     assert [answer.json["provider"] for answer in answers] == ["openai", "openai"]
