@@ -6,8 +6,9 @@ from typing import Any
 
 import structlog
 
-# They log whole records, URLs or headers at the levels below.
-QUIET_LOGGERS = ("httpx2", "httpcore2", "openai", "urllib3", "amqp")
+# They log whole records, URLs or headers at the levels below; the two of Celery's tell each task once more, beside our
+# own `request_claimed`, `request_decided` and `request_delivered`.
+QUIET_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "httpx2", "httpcore2", "openai", "urllib3", "amqp")
 
 _SHARED = (
     structlog.contextvars.merge_contextvars,

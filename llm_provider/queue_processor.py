@@ -70,6 +70,7 @@ class QueueProcessorImpl:
             return None
         # Until the task ends; the worker clears it then.
         structlog.contextvars.bind_contextvars(correlation_id=str(claim.request.correlation_id))
+        log.info("request_claimed", queue_id=queue_id, state=str(claim.state))
         if claim.texts is not None:
             return self._run(claim, claim.request, claim.texts, holder)
         if claim.state is ClaimState.EXPIRED:
