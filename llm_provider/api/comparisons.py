@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request, url_for
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
-from contracts.enums import QueueStatus
+from contracts.enums import CallbackStatus, QueueStatus
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
 from llm_provider.api.bodies import read_body
@@ -29,6 +29,13 @@ MESSAGES = {
     QueueStatus.COMPLETED: "The comparison is finished.",
     QueueStatus.FAILED: "The comparison failed.",
     QueueStatus.EXPIRED: "The request's deadline passed before it had an outcome.",
+}
+
+# Where a result is that nobody can fetch here.
+DELIVERIES = {
+    CallbackStatus.PENDING: "The result goes to the callback topic {topic} and is not yet published there.",
+    CallbackStatus.PUBLISHED: "The result went to the callback topic {topic}.",
+    CallbackStatus.DEAD: "The result could not be published to the callback topic {topic}; an operator can replay it.",
 }
 
 
@@ -74,7 +81,7 @@ class ComparisonViews:
         if view.status is not QueueStatus.COMPLETED:
             return _failed(view)
         if view.request.callback_topic is not None:
-            return _gone(f"The result went to the callback topic {view.request.callback_topic}.")
+            return _gone(DELIVERIES[view.callback_status].format(topic=view.request.callback_topic))
         return self._polled(view)
 
     def _view(self, queue_id: str) -> RequestView | None:

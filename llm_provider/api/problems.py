@@ -4,22 +4,28 @@ import math
 import traceback
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from flask import Response, json, request
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
 from llm_provider.api.bodies import discard_body
-from llm_provider.errors import RequestRejected, RequestTooLarge, ServiceError
+from llm_provider.errors import LedgerUnavailable, RequestRejected, RequestTooLarge, ServiceError
 
 log = structlog.get_logger(__name__)
 
 DEFAULT_RETRY_AFTER_SECONDS = 5
 
+QUEUE_AWAY = "The queue cannot be reached now; send the request again later."
+
 _CODES = {404: ErrorCode.RESOURCE_NOT_FOUND, 405: ErrorCode.INVALID_REQUEST}
+
+# The parser's only two words for a lone surrogate; of the first nobody would guess what it means.
+_SURROGATE_ERRORS = ("unexpected end of hex escape", "lone leading surrogate in hex escape")
 
 
 def problem(
@@ -37,7 +43,7 @@ def problem(
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": request.path,
+        "instance": quote(request.path),
         "error_code": error_code,
         "correlation_id": str(correlation.current()),
         "is_retryable": is_retryable,
@@ -55,9 +61,12 @@ def on_service_error(error: ServiceError) -> Response:
     retry_after = error.retry_after_seconds
     if retry_after is None and error.is_retryable and error.http_status == HTTPStatus.SERVICE_UNAVAILABLE:
         retry_after = DEFAULT_RETRY_AFTER_SECONDS
+    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.warning("request_failed", error_code=error.error_code, reason=error.message)
     return problem(
         error.http_status,
-        error.message,
+        # Which of our stores did not answer, and how, is for the log: a caller knows one queue.
+        QUEUE_AWAY if isinstance(error, LedgerUnavailable) else error.message,
         error.error_code,
         is_retryable=error.is_retryable,
         retry_after_seconds=retry_after,
@@ -68,11 +77,17 @@ def on_service_error(error: ServiceError) -> Response:
 def invalid_body(error: ValidationError) -> Response:
     """Every field that is wrong, by its path; what the caller sent is not repeated."""
     errors = [
-        {"field": ".".join(map(str, item["loc"])) or "body", "message": item["msg"].removeprefix("Value error, ")}
+        {"field": ".".join(map(str, item["loc"])) or "body", "message": _message(item["msg"])}
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors)
     return problem(HTTPStatus.BAD_REQUEST, detail, ErrorCode.VALIDATION_ERROR, errors=errors)
+
+
+def _message(message: str) -> str:
+    for words in _SURROGATE_ERRORS:
+        message = message.replace(words, r"a lone surrogate (\ud800 to \udfff) is not text")
+    return message.removeprefix("Value error, ")
 
 
 def on_http_exception(error: HTTPException) -> Response:
@@ -80,10 +95,21 @@ def on_http_exception(error: HTTPException) -> Response:
         discard_body()
         return on_service_error(RequestTooLarge("The body is larger than this service reads.", field="body"))
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
-    response = problem(status, error.description or error.name, _CODES.get(status, ErrorCode.VALIDATION_ERROR))
+    response = problem(status, _sentence(error), _CODES.get(status, ErrorCode.VALIDATION_ERROR))
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = dict(error.get_headers()).get("Allow", "")
     return response
+
+
+def _sentence(error: HTTPException) -> str:
+    """Ours for what callers meet; werkzeug's are written for people in front of a browser."""
+    if isinstance(error, NotFound):
+        return f"No such path: {quote(request.path)}"
+    if isinstance(error, MethodNotAllowed):
+        # HEAD and OPTIONS, which Flask adds and Allow names, are nobody's way to the answer.
+        methods = set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}
+        return f"This path takes {' and '.join(sorted(methods))}."
+    return error.description or error.name
 
 
 def on_unexpected(error: Exception) -> Response:

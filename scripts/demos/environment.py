@@ -18,6 +18,7 @@ from scripts.local_servers import (
     local_servers,
     without_password,
 )
+from scripts.local_servers.ports import first_free_port
 
 MOCK_LATENCY_MS = 400  # So that the stages can be told apart; a real model takes longer.
 
@@ -60,9 +61,9 @@ def settings(demo: Demo) -> dict[str, str]:
     """What the demo sets besides the servers; HOST and PORT too, which some shells set to something of theirs."""
     return {
         "HOST": HOST,
-        "PORT": str(free_port()),
+        "PORT": str(port(8080)),
         "FLOWER_HOST": HOST,
-        "FLOWER_PORT": str(free_port()),
+        "FLOWER_PORT": str(port(5555)),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
         "LLM_PROVIDER_KEY_PREFIX": f"{demo.name}:",
@@ -73,6 +74,14 @@ def settings(demo: Demo) -> dict[str, str]:
         "LLM_PROVIDER_SYNC_RESPONSES": "true",
         "LLM_PROVIDER_ALLOWED_CALLBACK_TOPICS": "*",
     }
+
+
+def port(usual: int) -> int:
+    """Only a demo that stays takes the usual ports, which the README's curl asks, and only when they are free.
+
+    Any other draws its own, so that runs at once do not meet between this look and the program's start.
+    """
+    return first_free_port(usual) if os.environ.get("KEEP") == "1" else free_port()
 
 
 def brokers(environment: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,10 @@ from contracts.events.envelope import EventEnvelope
 from contracts.events.llm_provider_events import LLMComparisonResultV1
 from examples.consumer import Event, line, results
 from scripts.demos.comparisons import ESSAYS, Comparison, comparisons
+from scripts.demos.environment import port
 from scripts.demos.errors import DemoError
 from scripts.demos.verdict import verdict
+from scripts.local_servers import HOST, free_port
 from scripts.programs import Interrupted, Interrupts, Program, ProgramError, procfile, stop
 
 TOPICS = ["class-7a", "class-7b"]
@@ -178,6 +181,20 @@ def test_the_verdict_names_what_is_missing() -> None:
 
 
 # Programs and signals
+
+
+def test_only_a_demo_that_stays_takes_the_usual_port_and_only_when_it_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's curl knows the port by heart; demos that run at once must not meet on it."""
+    usual = free_port()
+    monkeypatch.delenv("KEEP", raising=False)
+    passing = port(usual)
+    monkeypatch.setenv("KEEP", "1")
+    staying = port(usual)
+    with socket.create_server((HOST, usual)):
+        second = port(usual)
+
+    assert staying == usual
+    assert usual not in {passing, second}
 
 
 def test_the_procfile_names_what_an_operator_relies_on() -> None:

@@ -2,13 +2,14 @@
 
 import json
 import re
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import httpx2
 import pytest
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from contracts.enums import LLMProviderType
 from llm_provider.config import PREFIX, Settings
@@ -21,6 +22,7 @@ from llm_provider.errors import (
     ServiceError,
 )
 from scripts import generate_docs
+from scripts.local_servers import HOST
 from tests.unit.api.service import Service
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -108,7 +110,7 @@ def status_queued(service: Service) -> Any:
 
 def status_failed(service: Service) -> Any:
     queue_id = accepted(service)
-    decision = service.decide(queue_id, ProviderTimeout("The provider gave no complete answer in time."))
+    decision = service.decide(queue_id, ProviderTimeout("openai gave no complete answer in time."))
     service.ledger.mark_delivered(decision)
     return service.get(f"/api/v1/status/{queue_id}").json
 
@@ -133,7 +135,7 @@ def trial(service: Service) -> Any:
 
 
 def trial_failed(service: Service) -> Any:
-    service.provider.error = AuthenticationFailed("The provider does not accept the key.")
+    service.provider.error = AuthenticationFailed("openai does not accept the configured key, or not for this model.")
     return trial(service)
 
 
@@ -197,19 +199,37 @@ def test_every_error_of_a_post_is_in_the_table(error: type[ServiceError]) -> Non
     assert any(f"`{error.error_code}`" in row for row in rows)
 
 
-def test_the_client_of_the_page_works(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def address(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The service on a port of loopback, since the page's client knows nothing else."""
+    monkeypatch.setenv("no_proxy", HOST)
+    server = make_server(HOST, 0, service.app, request_handler=QuietHandler)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    serving.start()
+    yield f"http://{HOST}:{server.server_port}"
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Keeps its lines out of the tests' output."""
+
+    def log_request(self, *_: object) -> None:
+        pass
+
+
+def test_the_client_of_the_page_works(service: Service, address: str) -> None:
     """It gets its answer at once, and later, through a moment in which the ledger is away."""
     (code,) = re.findall(r"```python\n(.*?)```", API, re.DOTALL)
-    client = httpx2.Client(transport=httpx2.WSGITransport(app=service.app))
-    monkeypatch.setitem(sys.modules, "httpx", client)
     page: dict[str, Any] = {}
     exec(code, page)  # noqa: S102 The page's own example.
     compare = page["compare"]
-    at_once = compare("http://service", EXAMPLES["request"])
+    at_once = compare(address, EXAMPLES["request"])
     pauses = iter([lose_ledger, finish_first])
-    monkeypatch.setattr("time.sleep", lambda _: next(pauses)(service))
+    page["time"] = SimpleNamespace(sleep=lambda _: next(pauses)(service))
     service.provider.available = False
-    later = compare("http://service", EXAMPLES["request"])
+    later = compare(address, EXAMPLES["request"])
 
     assert lasting(later) == lasting(at_once) == lasting(EXAMPLES["result"])
 

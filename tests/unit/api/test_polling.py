@@ -188,7 +188,27 @@ def test_a_result_that_went_to_a_topic_is_not_here(service: Service) -> None:
     assert [each["status"] for each in (decided, delivered)] == ["completed", "completed"]
     assert [each["result_available"] for each in (decided, delivered)] == [False, False]
     assert [each.status_code for each in (asked_early, asked)] == [410, 410]
-    assert "grades.v1" in asked.json["detail"]
+    assert asked_early.json["detail"] == (
+        "The result goes to the callback topic grades.v1 and is not yet published there."
+    )
+    assert asked.json["detail"] == "The result went to the callback topic grades.v1."
+
+
+def test_a_result_that_kafka_refused_for_good_is_with_an_operator(service: Service) -> None:
+    """Nobody is told that it went where it did not."""
+    queue_id = service.queue(callback_topic="grades.v1")
+    service.decide(queue_id)
+    service.ledger.postpone(queue_id, attempted=True, refusal="The topic does not exist.")
+    now = service.ledger.clock()
+    service.ledger.clock = lambda: now + service.ledger.timing.dead_letter_after
+    assert service.ledger.postpone(queue_id, attempted=True, refusal="The topic does not exist.")
+    response = service.get(f"/api/v1/results/{queue_id}")
+
+    assert status_of(service, queue_id)["callback_status"] == "dead"
+    assert (response.status_code, response.json["detail"]) == (
+        410,
+        "The result could not be published to the callback topic grades.v1; an operator can replay it.",
+    )
 
 
 def test_a_failure_that_went_to_a_topic_answers_with_its_error(service: Service) -> None:

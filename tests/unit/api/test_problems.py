@@ -1,5 +1,6 @@
 """Errors as problem documents: their members, their headers, and what they never hold."""
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,65 @@ def test_a_wrong_method_is_told_the_right_ones(service: Service) -> None:
     response = service.get("/api/v1/comparison")
 
     assert "POST" in response.headers["Allow"]
+    assert response.json["detail"] == "This path takes POST."
+    assert service.call("DELETE", "/healthz").json["detail"] == "This path takes GET."
+
+
+def test_an_unknown_path_is_named_and_no_more(service: Service) -> None:
+    """As it stands in an address, so that no odd character reaches a terminal; a query may hold anything."""
+    answer = service.get("/api/v2/a%0Ab%20\N{LATIN SMALL LETTER E WITH ACUTE}?essay=essay-4712").json
+
+    assert answer["detail"] == "No such path: /api/v2/a%0Ab%20%C3%A9"
+    assert answer["instance"] == "/api/v2/a%0Ab%20%C3%A9"
+
+
+LONE_SURROGATES = [rb"\ud800", rb"\udc00 x", rb"\ud83dxx", rb"\ud83d\u0041", rb"\ud83d\ud83d"]
+
+
+@pytest.mark.parametrize("text", LONE_SURROGATES)
+def test_a_lone_surrogate_is_named_as_what_it_is(service: Service, text: bytes) -> None:
+    """The parser's own words for it would send the caller looking for an escape that is cut off."""
+    answer = service.post_raw(b'{"essay_a": "' + text + b'"}').json
+
+    assert answer["detail"].startswith(
+        "body: Invalid JSON: a lone surrogate (\\ud800 to \\udfff) is not text at line 1 "
+    )
+
+
+@pytest.mark.parametrize("text", [rb"\u12", rb"\uzzzz", rb"\ud83d\ude00 \u12"])
+def test_another_broken_escape_is_not_called_a_surrogate(service: Service, text: bytes) -> None:
+    """A pair that is whole is text, and what is wrong beside it has its own name."""
+    answer = service.post_raw(b'{"essay_a": "' + text + b'"}').json
+
+    assert answer["detail"].startswith("body: Invalid JSON: invalid escape")
+
+
+def lines_of(logged: io.StringIO, event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in logged.getvalue().splitlines()]
+    return [line for line in lines if line["event"] == event]
+
+
+def test_a_caller_knows_one_queue_and_the_log_knows_which_store(service: Service) -> None:
+    """What we call our parts, and what their client raised, helps an operator and nobody else."""
+    with captured_logs() as logged:
+        response = ledger_is_away(service)
+
+    assert response.json["detail"] == "The queue cannot be reached now; send the request again later."
+    (failed,) = lines_of(logged, "request_failed")
+    assert (failed["level"], failed["error_code"]) == ("warning", "SERVICE_UNAVAILABLE")
+    assert failed["reason"] == "The ledger did not answer (away)."
+    assert failed["correlation_id"] == response.json["correlation_id"]
+
+
+def test_a_failure_on_our_side_is_logged_and_a_callers_mistake_is_not(service: Service) -> None:
+    """Whoever watches the log is not woken by a wrong body."""
+    with captured_logs() as logged:
+        service.post(llm_config_overrides=None)
+        service.post(essay_a="x" * 2_000_000)
+        service.get("/nowhere")
+        provider_fails(service)
+
+    assert [line["reason"] for line in lines_of(logged, "request_failed")] == ["Too slow."]
 
 
 def test_an_exception_tells_nothing_of_what_it_choked_on(service: Service) -> None:
