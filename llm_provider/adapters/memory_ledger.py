@@ -254,7 +254,7 @@ class MemoryLedger:
                 return False
             if record.state not in {RecordState.DEAD, RecordState.DELIVERED}:
                 return False
-            record.reopened = record.state is RecordState.DELIVERED
+            record.reopened = record.state is RecordState.DELIVERED or record.buried is None
             record.state, record.look_at, record.attempts, record.refused = RecordState.DECIDED, now, 0, None
             record.buried, record.delivered, record.forgotten = None, None, float("inf")
             return True

@@ -228,3 +228,13 @@ def test_the_totals_stay_true_whatever_an_operator_does(stage: Stage) -> None:
     assert letters(stage.ledger).reopen(sent.request.queue_id)
     stage.ledger.mark_delivered(sent)
     assert stage.ledger.figures().totals["published"] == 1
+
+
+def test_a_dropped_event_that_is_sent_after_all_is_counted_once(stage: Stage) -> None:
+    """As given up: what is owed must not become less than nothing."""
+    decision = buried(stage)
+    assert letters(stage.ledger).drop(decision.request.queue_id)
+    assert letters(stage.ledger).reopen(decision.request.queue_id)
+    stage.ledger.mark_delivered(decision)
+    totals = stage.ledger.figures().totals
+    assert (totals["accepted"], totals.get("published", 0), totals["dropped"]) == (1, 0, 1)

@@ -4,7 +4,10 @@
 local r = redis.call('HMGET', KEYS[1], 'state', 'outcome')
 if not r[2] or (r[1] ~= 'dead' and r[1] ~= 'delivered') then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'decided')
-if r[1] == 'delivered' then redis.call('HSET', KEYS[1], 'reopened', 1) end
+-- What was delivered or dropped before has been counted.
+if r[1] == 'delivered' or not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
+  redis.call('HSET', KEYS[1], 'reopened', 1)
+end
 redis.call('HDEL', KEYS[1], 'refused', 'attempts', 'buried', 'reason', 'delivered')
 redis.call('PERSIST', KEYS[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
