@@ -1,12 +1,12 @@
 """A thread that does one thing again and again until it is stopped."""
 
 import threading
-import traceback
 from collections.abc import Callable
 
 import structlog
 
 from llm_provider.errors import ServiceError
+from llm_provider.logs import log_defect
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,5 @@ class PeriodicThread:
         except ServiceError as error:
             log.warning("background_work_failed", thread=self._thread.name, error=error.message)
         except Exception as error:
-            # The text of a foreign exception may quote what it choked on; its place says enough.
-            frames = traceback.format_tb(error.__traceback__)
-            log.error("background_work_broke", thread=self._thread.name, error=type(error).__name__, frames=frames)
+            log_defect(log, "background_work_broke", error, thread=self._thread.name)
         return False

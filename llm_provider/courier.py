@@ -4,7 +4,6 @@ A sweeper that stands still is taken for an outage of Redis: nobody would judge 
 """
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -12,6 +11,7 @@ import structlog
 from llm_provider.background import PeriodicThread
 from llm_provider.errors import ServiceError
 from llm_provider.ledger import Action, Due
+from llm_provider.logs import log_defect
 from llm_provider.protocols import OutcomeDelivererProtocol
 
 log = structlog.get_logger(__name__)
@@ -70,5 +70,4 @@ class Courier:
         except ServiceError:
             raise
         except Exception as error:
-            frames = traceback.format_tb(error.__traceback__)
-            log.error("delivery_broke", queue_id=due.queue_id, error=type(error).__name__, frames=frames)
+            log_defect(log, "delivery_broke", error, queue_id=due.queue_id)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from typing import Any
 
 import structlog
@@ -38,6 +39,12 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in SILENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def log_defect(log: Any, event: str, error: Exception, **fields: str) -> None:
+    """Log an exception nobody expected: its class and place. Its text may quote a prompt or an essay."""
+    frames = traceback.format_tb(error.__traceback__)
+    log.error(event, error=type(error).__name__, frames=frames, **fields)
 
 
 def _formatter() -> logging.Formatter:

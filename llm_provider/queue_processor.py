@@ -1,7 +1,6 @@
 """What a worker does with one accepted request: ask how far it had come, call, commit, deliver."""
 
 import time
-import traceback
 from collections.abc import Callable
 from uuid import uuid4
 
@@ -20,6 +19,7 @@ from llm_provider.errors import (
 )
 from llm_provider.internal_models import ComparisonTexts
 from llm_provider.ledger import Claim, ClaimState, Decision, LedgerProtocol
+from llm_provider.logs import log_defect
 from llm_provider.protocols import (
     LeaseKeeperProtocol,
     LLMEventPublisherProtocol,
@@ -175,7 +175,7 @@ class QueueProcessorImpl:
             log.warning("delivery_left_to_sweeper", queue_id=queue_id)
         except Exception as error:
             # Celery would log the exception's text, and the sweeper would leave the rest of its batch.
-            _log_defect("delivery_broke", queue_id, error)
+            log_defect(log, "delivery_broke", error, queue_id=queue_id)
         else:
             log.info("request_delivered", queue_id=queue_id, topic=topic)
 
@@ -224,12 +224,6 @@ def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:
 
 
 def _defect(queue_id: str, error: Exception, *, response_time_ms: int) -> Outcome:
-    _log_defect("unexpected_error", queue_id, error)
+    log_defect(log, "unexpected_error", error, queue_id=queue_id)
     told = UnexpectedError("The service failed unexpectedly while it processed this request.")
     return outcomes.failed(queue_id, told, response_time_ms=response_time_ms, at=utc_now())
-
-
-def _log_defect(event: str, queue_id: str, error: Exception) -> None:
-    # The text of a foreign exception may quote a prompt; its class and place say enough.
-    frames = traceback.format_tb(error.__traceback__)
-    log.error(event, queue_id=queue_id, error=type(error).__name__, frames=frames)

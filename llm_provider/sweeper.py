@@ -1,13 +1,12 @@
 """Puts right what a crash left behind: runs inside every worker, so that no further process must."""
 
-import traceback
-
 import structlog
 
 from llm_provider.background import PeriodicThread
 from llm_provider.courier import Courier
 from llm_provider.errors import ServiceError
 from llm_provider.ledger import Action, Due, LedgerProtocol
+from llm_provider.logs import log_defect
 from llm_provider.protocols import OutcomeDelivererProtocol, TaskDispatcherProtocol
 
 log = structlog.get_logger(__name__)
@@ -79,5 +78,4 @@ class Sweeper:
         except ServiceError:
             raise
         except Exception as error:
-            frames = traceback.format_tb(error.__traceback__)
-            log.error("dispatch_broke", queue_id=due.queue_id, error=type(error).__name__, frames=frames)
+            log_defect(log, "dispatch_broke", error, queue_id=due.queue_id)

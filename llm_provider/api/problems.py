@@ -1,7 +1,6 @@
 """Errors as application/problem+json (RFC 9457), in sentences a caller can act on; never a stack trace."""
 
 import math
-import traceback
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from contracts.errors import ErrorCode
 from llm_provider.api import correlation
 from llm_provider.api.bodies import discard_body
 from llm_provider.errors import LedgerUnavailable, RequestRejected, RequestTooLarge, ServiceError
+from llm_provider.logs import log_defect
 
 log = structlog.get_logger(__name__)
 
@@ -113,8 +113,7 @@ def _sentence(error: HTTPException) -> str:
 
 
 def on_unexpected(error: Exception) -> Response:
-    # The text of a foreign exception may quote an essay; its class and place say enough.
-    log.error("request_broke", error=type(error).__name__, frames=traceback.format_tb(error.__traceback__))
+    log_defect(log, "request_broke", error)
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "The service failed unexpectedly; the failure is logged.",
