@@ -111,8 +111,11 @@ class WorkerSignals:
             sys.exit(f"llm-provider: {error.message}")
 
     def on_worker_ready(self, sender: Any, **_: Any) -> None:
-        # In prefork the children start it, and the main process never opens Kafka.
-        if not issubclass(get_implementation(sender.controller.pool_cls), PreforkPool):
+        if issubclass(get_implementation(sender.controller.pool_cls), PreforkPool):
+            # The children start it, and the main process never opens Kafka. One that was killed while the worker
+            # waited for Redis is replaced here: Celery, which looks next, would end the worker for it.
+            sender.pool.maintain_pool()
+        else:
             self._runtime.start()
 
     def on_child_init(self, **_: Any) -> None:

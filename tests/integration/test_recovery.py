@@ -323,3 +323,20 @@ def posted_meanwhile(chain: Installation, web: WebProcess, event: Callable[[], N
             posted.append(chain.try_to_send(web))
         happening.result()
     return posted
+
+
+def test_a_prefork_worker_gets_over_a_child_that_dies_while_it_starts(
+    chain_on_breakable_redis: Installation, breakable_redis: RedisServer
+) -> None:
+    """Celery counts its children when it is connected, and would end for one that is missing."""
+    chain = chain_on_breakable_redis
+    chain.expect("Cannot connect to redis", "did not answer", "redis_not_checked", "exited with 'signal 9")
+    breakable_redis.stop()
+    worker, web = chain.worker("-P", "processes", "-c", "2"), chain.web()
+    eventually(lambda: "Cannot connect to redis" in worker.logs(), 20, "it waits for Redis")
+    worker.container.children[-1].kill()
+    breakable_redis.start()
+    all_ready(web, worker)
+    with closing(Inbox(chain.settings["KAFKA_BOOTSTRAP_SERVERS"], [chain.topic])) as inbox:
+        assert_all_arrive(web, inbox, [chain.send(web) for _ in range(4)])
+    assert worker.container.status == "running"
