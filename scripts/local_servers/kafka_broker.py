@@ -6,12 +6,13 @@ import base64
 import re
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.local_servers.jar_cache import kafka_jars
 from scripts.local_servers.java import find_java
 from scripts.local_servers.kafka_metadata import kafka_cluster_at
-from scripts.local_servers.kafka_properties import KAFKA_LOGGING, kafka_config
+from scripts.local_servers.kafka_properties import KAFKA_LOGGING, NO_MORE, kafka_config
 from scripts.local_servers.kafka_release import KAFKA_WAYS_ON
 from scripts.local_servers.ports import HOST, free_port
 from scripts.local_servers.server import LocalServer
@@ -27,9 +28,16 @@ class KafkaBroker(LocalServer):
     start_seconds = 60.0
     stop_seconds = 30.0
 
-    def __init__(self, directory: Path, port: int | None = None, heap_megabytes: int = 256) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int | None = None,
+        heap_megabytes: int = 256,
+        properties: Mapping[str, str] = NO_MORE,
+    ) -> None:
         super().__init__(directory, port)
         self.heap_megabytes = heap_megabytes
+        self.properties = properties
 
     @property
     def config(self) -> Path:
@@ -60,7 +68,7 @@ class KafkaBroker(LocalServer):
     def _prepare(self) -> list[str]:
         jvm = self._jvm(find_java(), kafka_jars())
         (self.directory / "log4j2.properties").write_text(KAFKA_LOGGING)
-        text = kafka_config(self.port, free_port(), self.directory / "data")
+        text = kafka_config(self.port, free_port(), self.directory / "data", self.properties)
         # Java reads properties as Latin-1 with \u escapes, and the directory's name may hold anything.
         self.config.write_bytes(text.encode("latin-1", "backslashreplace"))
         if self.cluster_id is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from scripts.local_servers.ports import HOST
 
@@ -16,11 +18,24 @@ appender.console.layout.pattern = %d %p %m (%c)%n
 """
 
 
-def kafka_config(port: int, controller_port: int, data: Path) -> str:
+NO_MORE: Mapping[str, str] = MappingProxyType({})
+# Whatever has no ACL is open to everybody, as without an authoriser; on one node no broker has to be allowed anything.
+WITH_ACLS: Mapping[str, str] = MappingProxyType(
+    {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+    }
+)
+
+
+def kafka_config(port: int, controller_port: int, data: Path, more: Mapping[str, str] = NO_MORE) -> str:
     """One node on loopback; internal topics have one replica and partition, buffers suit a small heap.
+
+    What `more` holds is added, by property.
 
     The short session is for a killed broker: it may come back only when its former self has timed out.
     """
+    added = "".join(f"{name}={value}\n" for name, value in more.items())
     return f"""\
 process.roles=broker,controller
 node.id=1
@@ -48,4 +63,4 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 log.index.size.max.bytes=1048576
 log.cleaner.dedupe.buffer.size=4194304
-"""
+{added}"""

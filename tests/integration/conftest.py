@@ -1,5 +1,8 @@
 """The stage of the tests on real processes: a provider that counts, an installation, and pytest-celery's clusters."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +35,7 @@ LOG_TAIL_LINES = 100
 AnyKafka = KafkaBroker | GivenKafka
 AnyRedis = RedisServer | GivenRedis
 Open = Callable[..., Installation]
+Operator = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -134,6 +138,21 @@ def web(chain: Installation, worker: CeleryTestWorker) -> WebProcess:
 def worker(chain: Installation) -> CeleryTestWorker:
     """One worker as an operator starts it."""
     return chain.worker()
+
+
+@pytest.fixture
+def operator(chain: Installation) -> Operator:
+    """The operator's command line with the installation's settings."""
+    settings = {f"LLM_PROVIDER_{name}": value for name, value in chain.settings.items()}
+    program = Path(sys.executable).with_name("llm-provider")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **settings}
+        return subprocess.run(
+            [program, *words], env=environment, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -1,41 +1,20 @@
 """What can never be delivered, and who kills its worker: kept, told, and in an operator's hand. On real processes."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestWorker
 
 from contracts.errors import ErrorCode
 from scripts.kafka_topic_bootstrap import bootstrap_topics
-from tests.integration.conftest import AnyKafka
+from tests.integration.conftest import AnyKafka, Operator
 from tests.integration.inbox import PARTITIONS, Arrived, Inbox
 from tests.integration.openai_server import OpenAIServer
 from tests.integration.poisonable_worker import POISON
 from tests.integration.processes import Installation, Sent, WebProcess, all_ready, eventually
 
 DEAD_LETTER_AFTER_SECONDS = 1.0
-Operator = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def operator(chain: Installation) -> Operator:
-    """The operator's command line with the installation's settings."""
-    settings = {f"LLM_PROVIDER_{name}": value for name, value in chain.settings.items()}
-    program = Path(sys.executable).with_name("llm-provider")
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **settings}
-        return subprocess.run(
-            [program, *words], env=environment, capture_output=True, text=True, timeout=30, check=False
-        )
-
-    return run
 
 
 @pytest.fixture
