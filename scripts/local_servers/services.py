@@ -35,12 +35,15 @@ def services_up(report: Report = lambda line: None) -> Services:
 
     Raises ServerError. Whatever ends this early, Ctrl-C included, leaves nothing running that it started.
     """
-    environment: dict[str, str] = {}
     started: list[LocalServer] = []
     with locked(state_directory() / "lock"):
+        servers = local_servers()
+        # Looked at before anything is started: one that is silent ends this at once.
+        environment = _theirs(servers, report)
         try:
-            for server in local_servers():
-                environment[server.variable] = _up(server, started, report)
+            for server in servers:
+                if server.variable not in environment:
+                    environment[server.variable] = _up(server, started, report)
         except BaseException:
             Services(environment, tuple(started)).stop()
             raise
@@ -56,11 +59,18 @@ def services_down(report: Report = lambda line: None) -> None:
             report(f"{server.name}: {f'stopped (pid {pid})' if pid else 'no local one runs'}")
 
 
+def _theirs(servers: list[LocalServer], report: Report) -> dict[str, str]:
+    """The user's own servers by variable, all of which answer."""
+    environment: dict[str, str] = {}
+    for server in servers:
+        if theirs := configured_elsewhere(server):
+            _check_theirs(server, theirs)
+            report(f"{server.name}: yours, at {without_password(theirs)}")
+            environment[server.variable] = theirs
+    return environment
+
+
 def _up(server: LocalServer, started: list[LocalServer], report: Report) -> str:
-    if theirs := configured_elsewhere(server):
-        _check_theirs(server, theirs)
-        report(f"{server.name}: yours, at {without_password(theirs)}")
-        return theirs
     if runs := server.pid is not None:
         server.start()
     else:

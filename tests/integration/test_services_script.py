@@ -149,14 +149,17 @@ def test_servers_of_ones_own_are_asked_and_never_started_or_stopped(script: Scri
         redis.stop()
 
 
-def test_when_one_cannot_be_had_nothing_is_left_running(script: Script) -> None:
-    """Redis was started before Kafka turned out silent, and is stopped again; the message says what to do."""
-    code, out, err = script.run("up", **{KAFKA: f"127.0.0.1:{free_port()}"})
+@pytest.mark.parametrize("variable", [REDIS, KAFKA])
+def test_when_a_server_of_ones_own_is_silent_nothing_is_started(script: Script, variable: str) -> None:
+    """It is looked at first, whichever it is; the message says what to do."""
+    nobody = f"127.0.0.1:{free_port()}"
+    code, out, err = script.run("up", **{variable: f"redis://{nobody}/0" if variable == REDIS else nobody})
     assert (code, out) == (1, "")
-    assert "Redis: started" in err
-    assert f"unset {KAFKA}" in err
+    assert f"unset {variable}" in err
     assert "Traceback" not in err
-    assert script.redis.pid is None
+    assert "listens at" not in err
+    assert not script.redis.log.exists()
+    assert not script.kafka.log.exists()
 
 
 def test_an_interrupted_up_leaves_nothing_running(script: Script) -> None:
