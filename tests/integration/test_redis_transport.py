@@ -1,6 +1,7 @@
 """The repairs of kombu's Redis transport, beside kombu's own behaviour, on a real Redis."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,19 @@ import pytest
 from kombu.connection import Connection as KombuConnection
 from kombu.entity import Queue as KombuQueue
 from kombu.transport.redis import Transport as KombusTransport
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from llm_provider.adapters.redis_transport import Transport, install
-from scripts.local_servers import RedisServer
+from scripts.local_servers import RedisServer, wait_until
 
 # kombu ships half its types; without them its calls are checked against nothing.
 Connection: Any = KombuConnection
 Queue: Any = KombuQueue
 
 QUEUE = Queue("work")
+# Long enough to cut the connection of whoever waits, short enough to wait for.
+PAUSE_MS = 1500
 
 
 @pytest.fixture
@@ -67,6 +71,23 @@ def test_a_publisher_does_not_notice_a_connection_that_was_cut(redis: RedisServe
         queue.put("before")
         redis.restart()
         queue.put("after")
+        assert [queue.get(timeout=5).payload for _ in range(2)] == ["before", "after"]
+
+
+def test_a_connection_that_is_cut_under_a_command_costs_one_more_try(redis: RedisServer) -> None:
+    """Nobody can tell before that it will be; the same message twice would be no harm."""
+    with (
+        closing(Connection(redis.url, transport=Transport)) as connection,
+        connection.SimpleQueue(QUEUE.name) as queue,
+        closing(Redis.from_url(redis.url)) as operator,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        queue.put("before")
+        operator.client_pause(PAUSE_MS, all=False)
+        put = pool.submit(queue.put, "after")
+        assert wait_until(lambda: operator.info("clients")["blocked_clients"] == 1, 5)
+        operator.client_kill_filter(_type="normal", skipme=True)
+        put.result()
         assert [queue.get(timeout=5).payload for _ in range(2)] == ["before", "after"]
 
 

@@ -2,11 +2,15 @@
 
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import get_transport_cls as kombus_get_transport_cls
 from punq import Container, MissingDependencyError
 
+from llm_provider.adapters import redis_transport
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.bootstrap import PROVIDERS, build_web, build_worker, ledger_timing
 from llm_provider.config import Settings
@@ -17,6 +21,9 @@ from llm_provider.queue_models import TASK_NAME
 from llm_provider.queue_processor import QueueProcessorImpl
 from llm_provider.sweeper import Sweeper
 from llm_provider.worker import WorkerParts, WorkerRuntime
+
+# kombu ships half its types.
+get_transport_cls: Any = kombus_get_transport_cls
 
 SETTINGS = Settings(redis_url="redis://127.0.0.1:1/0", kafka_bootstrap_servers="127.0.0.1:1")
 
@@ -48,6 +55,20 @@ def test_building_opens_nothing() -> None:
     worker_parts()
 
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("build", [build_web, build_worker], ids=["web", "worker"])
+def test_every_process_speaks_to_redis_through_the_repaired_transport(
+    build: Callable[[Settings], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kombu's own a worker dies of a restart of Redis; which one is used is decided by the scheme."""
+    for scheme in ("redis", "rediss"):
+        monkeypatch.setitem(TRANSPORT_ALIASES, scheme, "kombu.transport.redis:Transport")
+    # What a scheme meant before is kept by kombu; a process has just started.
+    monkeypatch.setattr("kombu.transport._transport_cache", {})
+    build(SETTINGS)
+
+    assert {get_transport_cls(scheme) for scheme in ("redis", "rediss")} == {redis_transport.Transport}
 
 
 def test_a_web_process_serves_every_route_of_the_contract() -> None:

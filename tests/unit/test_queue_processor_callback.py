@@ -25,6 +25,7 @@ from llm_provider.errors import (
     TopicUnavailable,
 )
 from llm_provider.ledger import Decision
+from llm_provider.publish_gate import FIRST_PROBE_SECONDS, SHORTEST_LOOK_SECONDS
 from llm_provider.queue_models import Outcome, QueuedRequest
 from tests.unit.builders import (
     SECRET,
@@ -447,6 +448,41 @@ def test_the_sweeper_does_not_try_every_event_of_a_dead_topic() -> None:
     # Probes are due after 1, 2, 4 and from then on every 5 seconds.
     assert 3 <= len(journal) - 1 <= 4
     assert worker.ledger.figures().open == 20
+
+
+def test_while_the_broker_is_away_deliveries_are_left_alone_between_two_probes() -> None:
+    """The sweeper asks for it, so that a long outage is no busy loop."""
+    worker = failing(TOPIC, BrokerUnavailable("No acknowledgement."))
+    assert worker.processor.seconds_to_leave_deliveries() is None
+    worker.run(worker.accept())
+    assert worker.processor.seconds_to_leave_deliveries() == SHORTEST_LOOK_SECONDS
+    worker.clock.advance(FIRST_PROBE_SECONDS)
+    assert worker.processor.seconds_to_leave_deliveries() is None
+
+
+def test_a_dead_topic_lets_nobody_leave_other_deliveries_alone() -> None:
+    """The broker is there; only what is meant for that topic waits."""
+    worker = failing(TOPIC, TopicUnavailable("No leader."))
+    worker.run(worker.accept())
+    assert worker.processor.seconds_to_leave_deliveries() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "dead"),
+    [(TopicUnavailable("Not allowed."), 2), (EventRefused("Too large."), 2), (BrokerUnavailable("No answer."), 0)],
+    ids=["topic", "event", "broker away"],
+)
+def test_only_what_kafka_refuses_for_long_becomes_a_dead_letter(error: PublishError, dead: int) -> None:
+    """With Kafka's reason; also what was passed over while its topic was closed. An outage gives nothing up."""
+    worker = failing(TOPIC, error, dead_letter_after=20.0)
+    for _ in range(2):
+        worker.run(worker.accept())
+    for _ in range(40):
+        worker.clock.advance(1.0)
+        worker.sweep()
+    letters = worker.ledger.dead_letters(10)
+    assert [letter.reason for letter in letters] == [error.message] * dead
+    assert worker.ledger.figures().open == 2 - dead
 
 
 # --- the ledger goes away during the delivery

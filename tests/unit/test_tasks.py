@@ -17,6 +17,7 @@ from llm_provider.queue_processor import QueueProcessorImpl
 from llm_provider.sweeper import Sweeper
 from llm_provider.tasks import ComparisonFailed, ProcessComparison
 from llm_provider.worker import WorkerParts, WorkerRuntime
+from scripts.local_servers import wait_until
 from tests.unit.builders import SECRET, Worker, a_request, a_verdict_for, an_error_for, read
 
 
@@ -47,20 +48,21 @@ def handled(worker: Worker) -> list[tuple[str, str]]:
     return worker.processor.calls
 
 
+def parts_of(worker: Worker, *, sweep_interval_seconds: float) -> WorkerParts:
+    interval, queue = sweep_interval_seconds, MemoryDispatcher()
+    return WorkerParts(
+        processor=worker.processor,
+        leases=worker.leases,
+        sweeper=Sweeper(worker.ledger, queue, worker.processor, interval_seconds=interval, batch=200),
+        bus=worker.bus,
+        caller=worker.caller,
+        ledger=worker.ledger,
+    )
+
+
 @pytest.fixture
 def runtime(worker: Worker) -> Iterator[WorkerRuntime]:
-    def build() -> WorkerParts:
-        sweeper = Sweeper(worker.ledger, MemoryDispatcher(), worker.processor, interval_seconds=3600.0, batch=200)
-        return WorkerParts(
-            processor=worker.processor,
-            leases=worker.leases,
-            sweeper=sweeper,
-            bus=worker.bus,
-            caller=worker.caller,
-            ledger=worker.ledger,
-        )
-
-    runtime = WorkerRuntime(build)
+    runtime = WorkerRuntime(lambda: parts_of(worker, sweep_interval_seconds=3600.0))
     yield runtime
     runtime.stop()
 
@@ -178,6 +180,19 @@ def test_the_parts_are_built_once_and_stopped_once(worker: Worker, task: Any, ru
     runtime.stop()
     runtime.stop()
     assert worker.bus.closed
+
+
+def test_a_started_worker_sweeps(worker: Worker) -> None:
+    """Whatever a dead one left behind is delivered though no task ever comes."""
+    request = worker.accept()
+    worker.ledger.commit(request.queue_id, a_verdict_for(request))
+    worker.clock.advance(worker.ledger.timing.delivery_window)
+    runtime = WorkerRuntime(lambda: parts_of(worker, sweep_interval_seconds=0.01))
+    runtime.start()
+    try:
+        assert wait_until(lambda: len(worker.records) == 1, 10)
+    finally:
+        runtime.stop()
 
 
 def test_a_revoked_task_ends_its_request(worker: Worker, runtime: WorkerRuntime) -> None:
