@@ -314,6 +314,30 @@ def test_redis_breaks_under_load_and_nothing_is_lost_or_called_twice(
     assert [worker.container.status for worker in workers] == ["running", "running"]
 
 
+def test_a_worker_with_unacknowledged_messages_survives_a_restart_of_redis(
+    chain_on_breakable_redis: Installation, breakable_redis: RedisServer, provider: OpenAIServer
+) -> None:
+    """Kombu's own transport ends it. Ours fetch nothing ahead, and so have such messages for a moment only."""
+    chain = chain_on_breakable_redis
+    chain.expect("Connection to broker lost", "Cannot connect to redis", "Error on restarting", "Couldn't ack")
+    worker, web = chain.worker(app="tests.integration.prefetching_worker", WORKER_CONCURRENCY="2"), chain.web()
+    all_ready(web, worker)
+    provider.behave(latency_ms=3000)
+    requests = [chain.send(web) for _ in range(8)]
+    eventually(lambda: sum(calls(provider, requests)) == 2 and unacknowledged(chain) == 6, 10, "six are fetched ahead")
+    breakable_redis.restart()
+    provider.behave()
+    with closing(Inbox(chain.settings["KAFKA_BOOTSTRAP_SERVERS"], [chain.topic])) as inbox:
+        assert_all_arrive(web, inbox, requests)
+    assert set(calls(provider, requests)) == {1}
+    assert worker.container.status == "running"
+
+
+def unacknowledged(chain: Installation) -> int:
+    with closing(Redis.from_url(chain.settings["REDIS_URL"])) as redis:
+        return sum(redis.hlen(key) for key in redis.scan_iter("*unacked") if redis.type(key) == b"hash")
+
+
 def posted_meanwhile(chain: Installation, web: WebProcess, event: Callable[[], None]) -> list[Sent]:
     """What was posted while something happened; without a queue id when it was answered 503, accepted or not."""
     posted = []
