@@ -14,7 +14,11 @@ import pytest
 from llm_provider.config import PREFIX
 from scripts.local_servers import KafkaBroker, RedisServer
 
-_GIVEN = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(PREFIX)}
+# Kept under another name: the processes of pytest-xdist see what this one's environment holds by then.
+GIVEN = "GIVEN_"
+for _name in list(os.environ):
+    if _name.startswith(PREFIX):
+        os.environ[GIVEN + _name] = os.environ.pop(_name)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class GivenRedis:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | GivenKafka]:
     """A broker for tests that leave it as it is; topics are the test's own."""
-    if given := _GIVEN.get("LLM_PROVIDER_KAFKA_BOOTSTRAP_SERVERS"):
+    if given := os.environ.get(f"{GIVEN}LLM_PROVIDER_KAFKA_BOOTSTRAP_SERVERS"):
         yield GivenKafka(given)
         return
     broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
@@ -46,7 +50,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | Gi
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | GivenRedis]:
     """A Redis for tests that leave it as it is; keys have the test's own prefix."""
-    if given := _GIVEN.get("LLM_PROVIDER_REDIS_URL"):
+    if given := os.environ.get(f"{GIVEN}LLM_PROVIDER_REDIS_URL"):
         yield GivenRedis(given)
         return
     server = RedisServer(tmp_path_factory.mktemp("redis"))
