@@ -1,9 +1,20 @@
 """Every setting: type, default, unit and one sentence, once. The table in docs/configuration.md is made from it."""
 
+import json
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -12,6 +23,9 @@ from contracts.errors import ErrorCode
 from llm_provider.errors import ConfigurationError, ProviderError
 
 PREFIX = "LLM_PROVIDER_"
+
+# Whoever has a key and a URL; the mock has neither.
+VENDORS = tuple(name for name in LLMProviderType if name is not LLMProviderType.MOCK)
 
 # What a mock can be told to fail with.
 PROVIDER_ERROR_CODES = tuple(error.error_code for error in ProviderError.__subclasses__())
@@ -48,6 +62,13 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _parsed_json(value: object) -> object:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("must be JSON") from None
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -67,6 +88,60 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_
 Waits = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 MockError = Annotated[ErrorCode, AfterValidator(_provider_error)]
 MockErrors = Annotated[tuple[MockError, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+
+
+class RateLimit(BaseModel):
+    """What one model may be asked per minute; None: as much as there is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+
+
+class VendorSettings(BaseModel):
+    """What is the same for every vendor."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    api_key: SecretStr | None = Field(None, description="Key for the vendor; unset: it is not configured.")
+    base_url: HttpUrl | None = Field(
+        None, description="Where the vendor's protocol is spoken, as its SDK takes it; unset: at the vendor's."
+    )
+    default_model: str | None = Field(None, description="Model of requests that name none; unset: see the next table.")
+    reasoning_effort: str | None = Field(
+        None, description="How much a model that reasons shall do so; unset: as the vendor sees fit."
+    )
+    requests_per_minute: Count | None = Field(
+        None, description="Calls per minute to each model, of all processes together; unset: no limit."
+    )
+    tokens_per_minute: Count | None = Field(
+        None, description="Tokens per minute of each model, of all processes together; unset: no limit."
+    )
+    model_limits: Annotated[Mapping[str, RateLimit], NoDecode, BeforeValidator(_parsed_json)] = Field(
+        {},
+        description='Other limits for single models, as JSON: `{"a-model": {"requests_per_minute": 10, '
+        '"tokens_per_minute": 20000}}`.',
+    )
+    max_concurrent_calls: Count | None = Field(
+        None, description="Calls to the vendor at the same time, of all processes together; unset: no limit."
+    )
+
+    @property
+    def key(self) -> str:
+        """The key itself, or an empty text; one read from a file often ends with a newline, which no header holds."""
+        return self.api_key.get_secret_value().strip() if self.api_key is not None else ""
+
+    def rate_limit(self, model: str) -> RateLimit:
+        """What this model may be asked per minute."""
+        default = RateLimit(requests_per_minute=self.requests_per_minute, tokens_per_minute=self.tokens_per_minute)
+        return self.model_limits.get(model, default)
+
+
+class _VendorEnvironment(BaseSettings, VendorSettings):
+    """The same, read from the environment with the prefix LLM_PROVIDER_<VENDOR>_."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True)
 
 
 class Settings(BaseSettings):
@@ -173,12 +248,29 @@ class Settings(BaseSettings):
         86_400, description="Seconds a request's record outlives its result, or its delivery to a topic."
     )
 
-    # Providers
-    openai_api_key: SecretStr | None = Field(None, description="Key for openai; unset: openai is not configured.")
-    openai_base_url: HttpUrl = Field(
-        "https://api.openai.com/v1", description="Where openai's protocol is spoken, as its SDK takes it."
+    # Calls to providers
+    provider_retry_seconds: Waits = Field(
+        (0.5, 1.5, 5.0, 15.0, 60.0),
+        description="Waits before a failed call is made again, one a call; a vendor's Retry-After prolongs them.",
     )
-    openai_default_model: str = Field("gpt-5.4-mini", description="Model of requests that name none.")
+    resend_unanswered_calls: bool = Field(
+        False,
+        description="Whether a call whose answer came late or not whole is made again: it may be billed twice.",
+    )
+    repair_invalid_answers: bool = Field(
+        False, description="Whether an answer that cannot be understood is asked for once more: a second bill."
+    )
+    breaker_failures: Count = Field(3, description="Failures in a row after which a provider is left alone.")
+    breaker_open_seconds: Seconds = Field(
+        120.0, description="Seconds a provider is left alone before one call probes it."
+    )
+    breaker_successes: Count = Field(2, description="Probes in a row that must succeed before all calls go on.")
+
+    # Providers
+    vendors: Annotated[Mapping[LLMProviderType, VendorSettings], NoDecode] = Field(
+        default_factory=lambda: _vendors_of_the_environment(),
+        description="What each vendor is told; read from variables of its own, below.",
+    )
     mock_enabled: bool = Field(True, description="Whether the mock provider may be asked for.")
     mock_latency_ms: Annotated[int, Field(ge=0)] = Field(0, description="Milliseconds a mock answer takes.")
     mock_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -206,18 +298,19 @@ class Settings(BaseSettings):
         # The bus waits a second longer than its producer, for a final answer.
         return self.kafka_max_block_seconds + self.kafka_delivery_timeout_seconds + 2.0
 
+    def vendor(self, name: LLMProviderType) -> VendorSettings:
+        """The settings of one vendor."""
+        return self.vendors.get(name) or VendorSettings()
+
     @model_validator(mode="after")
     def _default_provider_is_usable(self) -> "Settings":
-        needed = {
-            LLMProviderType.MOCK: ("MOCK_ENABLED=true", self.mock_enabled),
-            LLMProviderType.OPENAI: ("OPENAI_API_KEY", self.openai_api_key is not None),
-        }
-        if self.default_provider is None:
-            return self
-        setting, is_usable = needed.get(self.default_provider, ("", False))
+        name = self.default_provider
+        if name is LLMProviderType.MOCK:
+            setting, is_usable = "MOCK_ENABLED=true", self.mock_enabled
+        else:
+            setting, is_usable = f"{name}_API_KEY".upper(), name is None or bool(self.vendor(name).key)
         if not is_usable:
-            how = f"set {PREFIX}{setting}" if setting else f"it must be one of {', '.join(needed)}"
-            raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {self.default_provider} cannot be used here; {how}")
+            raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {name} cannot be used here; set {PREFIX}{setting}")
         return self
 
     @model_validator(mode="after")
@@ -229,12 +322,34 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the environment; a ConfigurationError names every setting that is wrong, and shows no value."""
+    wrong: list[str] = []
+    vendors = {}
+    for name in VENDORS:
+        try:
+            vendors[name] = _vendor_of_the_environment(name)
+        except ValidationError as error:
+            wrong += [_complaint(detail, _prefix(name)) for detail in error.errors()]
     try:
-        return Settings()
+        settings = Settings(vendors=vendors)
     except ValidationError as error:
-        raise ConfigurationError("; ".join(map(_complaint, error.errors()))) from None
+        wrong += [_complaint(detail, PREFIX) for detail in error.errors()]
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
+    return settings
 
 
-def _complaint(error: ErrorDetails) -> str:
+def _prefix(vendor: LLMProviderType) -> str:
+    return f"{PREFIX}{vendor.upper()}_"
+
+
+def _vendor_of_the_environment(name: LLMProviderType) -> VendorSettings:
+    return _VendorEnvironment(_env_prefix=_prefix(name))
+
+
+def _vendors_of_the_environment() -> dict[LLMProviderType, VendorSettings]:
+    return {name: _vendor_of_the_environment(name) for name in VENDORS}
+
+
+def _complaint(error: ErrorDetails, prefix: str) -> str:
     message = error["msg"].removeprefix("Value error, ")
-    return f"{PREFIX}{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message
+    return f"{prefix}{str(error['loc'][0]).upper()}: {message}" if error["loc"] else message

@@ -11,13 +11,18 @@
     │   ├── ProviderError          what the vendor did
     │   │   ├── ProviderTimeout
     │   │   ├── ProviderUnreachable
+    │   │   │   └── AnswerLost
     │   │   ├── ProviderOverloaded
+    │   │   │   └── ProviderBusy
     │   │   ├── ProviderServerError
     │   │   ├── RateLimited
     │   │   ├── QuotaExceeded
     │   │   ├── AuthenticationFailed
     │   │   ├── CallRefused
     │   │   └── InvalidAnswer
+    │   ├── NotAdmitted            nothing was sent
+    │   │   ├── CircuitOpen
+    │   │   └── LimitReached
     │   ├── ProviderMissing
     │   ├── RequestExpired
     │   ├── RequestPoisoned
@@ -33,7 +38,11 @@ Error code, HTTP status and retryability belong to the class. A message is ours:
 vendor, since a vendor may quote a prompt.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Self
+
+from pydantic import JsonValue
 
 from contracts.errors import ErrorCode
 from contracts.events.llm_provider_events import TokenUsage
@@ -94,6 +103,10 @@ class LedgerUnavailable(NotAcceptedNow):
     """Redis did not answer in time, or refused; what was asked of it may or may not have happened."""
 
 
+class AdmissionUnavailable(ServiceError):
+    """Breakers and limits cannot be asked; calls go on without them."""
+
+
 class QueueFull(NotAcceptedNow):
     """The ledger holds as many open requests as it may."""
 
@@ -109,8 +122,18 @@ class ProviderError(ComparisonError):
     """The vendor did not give a usable answer; `token_usage` and `cost_usd` are what it counted all the same."""
 
     error_code = ErrorCode.EXTERNAL_SERVICE_ERROR
+    # Whether the vendor may have done the work all the same, so that another call could be a second bill.
+    may_be_billed: ClassVar[bool] = False
+    # Whether it tells something about the vendor's health, and not about this one call.
+    trips_breaker: ClassVar[bool] = False
     token_usage: TokenUsage = TokenUsage()
     cost_usd: float = 0.0
+    response_time_ms: int = 0
+    notes: Mapping[str, JsonValue] = MappingProxyType({})
+
+    def timed(self, response_time_ms: int, notes: Mapping[str, JsonValue]) -> None:
+        """Note how long the call took, and what the caller should know about it."""
+        self.response_time_ms, self.notes = response_time_ms, notes
 
     def billed(self, token_usage: TokenUsage, cost_usd: float) -> Self:
         """The same error with what the call cost."""
@@ -119,19 +142,28 @@ class ProviderError(ComparisonError):
 
 
 class ProviderTimeout(ProviderError):
-    """No complete answer within the total time of the call; it may have been billed."""
+    """No complete answer within the total time of the call."""
 
     error_code = ErrorCode.TIMEOUT
     http_status = 504
     is_retryable = True
+    may_be_billed = True
+    trips_breaker = True
 
 
 class ProviderUnreachable(ProviderError):
-    """No connection to the vendor, or it broke before a complete answer."""
+    """No connection to the vendor: nothing was sent."""
 
     error_code = ErrorCode.CONNECTION_ERROR
     http_status = 503
     is_retryable = True
+    trips_breaker = True
+
+
+class AnswerLost(ProviderUnreachable):
+    """The connection broke after the call was, or may have been, sent and before a complete answer."""
+
+    may_be_billed = True
 
 
 class ProviderOverloaded(ProviderError):
@@ -140,12 +172,20 @@ class ProviderOverloaded(ProviderError):
     error_code = ErrorCode.SERVICE_UNAVAILABLE
     http_status = 503
     is_retryable = True
+    trips_breaker = True
+
+
+class ProviderBusy(ProviderOverloaded):
+    """The vendor asks for this one call again (408, 409)."""
+
+    trips_breaker = False
 
 
 class ProviderServerError(ProviderError):
     """The vendor failed (another 5xx)."""
 
     is_retryable = True
+    trips_breaker = True
 
 
 class RateLimited(ProviderError):
@@ -179,6 +219,25 @@ class InvalidAnswer(ProviderError):
     """The vendor answered, but not with a verdict: refusal, truncation, broken or unknown content."""
 
     error_code = ErrorCode.INVALID_RESPONSE
+
+
+class NotAdmitted(ComparisonError):
+    """No call was made, since its turn would come too late; `retry_after_seconds` says when it would."""
+
+    http_status = 503
+    is_retryable = True
+
+
+class CircuitOpen(NotAdmitted):
+    """The provider has failed again and again, and is left alone for a while."""
+
+    error_code = ErrorCode.CIRCUIT_BREAKER_OPEN
+
+
+class LimitReached(NotAdmitted):
+    """This service's own limit on the rate or the number of calls to the provider."""
+
+    error_code = ErrorCode.RATE_LIMIT
 
 
 class ProviderMissing(ComparisonError):

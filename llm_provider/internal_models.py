@@ -1,8 +1,10 @@
 """What the parts of the service hand to one another; nothing here is seen on the wire."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.enums import EssayWinner, LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
@@ -21,15 +23,41 @@ class ComparisonTexts(BaseModel):
     system_prompt: str | None = Field(default=None, repr=False)
 
 
+class Prompt(BaseModel):
+    """The two messages of a call; confidential like the essays in them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    system: str = Field(repr=False)
+    user: str = Field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of both messages as UTF-8 with a NUL byte between them: what was sent, without showing it."""
+        return hashlib.sha256(f"{self.system}\0{self.user}".encode(errors="surrogatepass")).hexdigest()
+
+
 class ProviderCall(BaseModel):
     """One comparison as a provider is asked for it; None leaves the choice to the provider."""
 
     model_config = ConfigDict(frozen=True)
 
     texts: ComparisonTexts
+    prompt: Prompt
     model: str
     temperature: float | None = None
     max_tokens: int | None = None
+
+
+class CallProgress(BaseModel):
+    """What a request that waits for its next call brings along."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # Calls that have failed so far.
+    failures: Annotated[int, Field(ge=0)] = 0
+    # Whether its turn under the rate limits has been reserved, so that it goes on without asking again.
+    has_turn: bool = False
 
 
 class Verdict(BaseModel):
@@ -47,6 +75,26 @@ class Verdict(BaseModel):
         return round(1.0 + 4.0 * self.confidence, 4)
 
 
+class TokenCounts(BaseModel):
+    """What a vendor counted: `prompt` includes the cached tokens, `completion` those of reasoning."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: Annotated[int, Field(ge=0)] = 0
+    completion: Annotated[int, Field(ge=0)] = 0
+    cache_read: Annotated[int, Field(ge=0)] = 0
+    cache_written: Annotated[int, Field(ge=0)] = 0
+
+
+class Cost(BaseModel):
+    """US dollars, and why the figure is not to be taken for the vendor's bill, if so."""
+
+    model_config = ConfigDict(frozen=True)
+
+    usd: Annotated[float, Field(ge=0.0)]
+    note: str | None = None
+
+
 class ProviderAnswer(BaseModel):
     """What a provider's successful call yields."""
 
@@ -55,6 +103,8 @@ class ProviderAnswer(BaseModel):
     verdict: Verdict
     token_usage: TokenUsage
     cost_usd: Annotated[float, Field(ge=0.0)]
+    # What the caller should know about the call, told in the result's metadata.
+    notes: Mapping[str, JsonValue] = {}
 
 
 class ComparisonTarget(BaseModel):

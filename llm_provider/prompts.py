@@ -1,9 +1,8 @@
 """What a model is sent: the caller's words with both essays put in, and what we ask for."""
 
 import re
-from dataclasses import dataclass, field
 
-from llm_provider.internal_models import ComparisonTexts
+from llm_provider.internal_models import ComparisonTexts, Prompt
 
 SYSTEM_PROMPT = """\
 You are an experienced teacher who compares two student essays written for the same assignment and decides \
@@ -17,21 +16,19 @@ Answer with one JSON object and nothing else:
 "confidence": a whole number from 1 (a guess) to 5 (certain)}
 There is no draw: when the essays are equally good, choose one with confidence 1."""
 
+REPAIR_PROMPT = """\
+An earlier answer to this could not be used: {} Answer again with the JSON object that was asked for, and nothing \
+else."""
+
 _PLACEHOLDER = re.compile(r"\{(essay_[ab])\}")
 _LABELS = {"essay_a": "Essay A", "essay_b": "Essay B"}
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """The two messages of a call; confidential like the essays in them."""
-
-    system: str = field(repr=False)
-    user: str = field(repr=False)
-
-
-def build_prompt(texts: ComparisonTexts) -> Prompt:
+def build_prompt(texts: ComparisonTexts, *, complaint: str | None = None) -> Prompt:
+    """`complaint` says what was wrong with a first answer that could not be understood."""
     system = SYSTEM_PROMPT if texts.system_prompt is None else texts.system_prompt
-    return Prompt(system=system, user=_user_message(texts))
+    user = _user_message(texts)
+    return Prompt(system=system, user=user if complaint is None else f"{user}\n\n{REPAIR_PROMPT.format(complaint)}")
 
 
 def _user_message(texts: ComparisonTexts) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from contracts.enums import LLMProviderType
 from contracts.events.envelope import EventEnvelope
 from contracts.events.llm_provider_events import LLMComparisonResultV1
+from llm_provider.config import Settings
 from llm_provider.internal_models import ProviderAnswer, ProviderCall
 from llm_provider.queue_models import OutcomeError
 
@@ -29,15 +30,21 @@ class LLMProviderProtocol(Protocol):
         """Whether this process has what a call needs (a key, or for the mock: not switched off)."""
         ...
 
-    def is_available(self) -> bool:
-        """Whether a call may be made now; False while a circuit breaker is open. Never blocks."""
-        ...
-
     def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer: ...
 
     def close(self) -> None:
         """Give back connections; the provider is not used afterwards."""
         ...
+
+
+class RealProvider(LLMProviderProtocol, Protocol):
+    """A provider with a vendor behind it: what is known of its class before it is built."""
+
+    name: LLMProviderType
+    default_base_url: str
+    default_model: str
+
+    def __init__(self, settings: Settings) -> None: ...
 
 
 class LLMEventPublisherProtocol(Protocol):

@@ -31,6 +31,9 @@ VERDICT_SCHEMA: dict[str, object] = {
     "additionalProperties": False,
 }
 
+# A model that knows no schema puts its JSON into a block of code, as it would for a person.
+_CODE_FENCE = re.compile(r"(?s)\s*```(?:json)?\s*(.*?)\s*```\s*")
+
 # As much as may be kept, up to where no word goes on.
 _WHOLE_WORDS = re.compile(rf"(?s).{{1,{JUSTIFICATION_MAX_CHARS}}}(?!\S)")
 
@@ -46,8 +49,9 @@ def parse_verdict(answer: str) -> Verdict:
 
 
 def _json_object(answer: str) -> dict[str, object]:
+    fenced = _CODE_FENCE.fullmatch(answer)
     try:
-        parsed = json.loads(answer)
+        parsed = json.loads(fenced[1] if fenced else answer)
     except (ValueError, RecursionError):
         parsed = None
     # Outside the handler, because a decoding error carries the whole answer with it.

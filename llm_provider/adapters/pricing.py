@@ -1,28 +1,66 @@
 """What a call costs, by the price list that ships with genai-prices; nothing is fetched."""
 
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+
 from genai_prices import Usage, calc_price
+from genai_prices.types import PriceCalculation, TieredPrices
 
 from contracts.enums import LLMProviderType
-from contracts.events.llm_provider_events import TokenUsage
+from llm_provider.internal_models import Cost, TokenCounts
+from llm_provider.model_manifest import ModelPrice
+
+UNKNOWN_PRICE = "The price list does not know this model, so its cost is given as 0."
 
 
-def cost_usd(
+def price(
     provider: LLMProviderType,
     model: str,
-    usage: TokenUsage,
+    counts: TokenCounts,
+    context: Mapping[str, str] | None = None,
     *,
-    cached_tokens: int = 0,
-    service_tier: str | None = None,
-) -> float:
-    """US dollars; 0.0 for a model that the list does not know. `cached_tokens` are a part of the prompt's."""
-    billed = Usage(
-        input_tokens=usage.prompt_tokens,
-        cache_read_tokens=min(cached_tokens, usage.prompt_tokens),
-        output_tokens=usage.completion_tokens,
-    )
-    context = {"service_tier": service_tier} if service_tier else None
+    charged_usd: float | None = None,
+) -> Cost:
+    """What the vendor says it charged, or what the list says; 0 with a note for a model that the list lacks."""
+    if charged_usd is not None and math.isfinite(charged_usd) and charged_usd >= 0:
+        return Cost(usd=charged_usd)
+    found = _look_up(provider, model, _usage(counts), context)
+    return Cost(usd=0.0, note=UNKNOWN_PRICE) if found is None else Cost(usd=float(found.total_price))
+
+
+def price_per_million(provider: LLMProviderType, model: str) -> ModelPrice | None:
+    """Today's list price; None for a model that the list lacks, or lists without a price."""
+    found = _look_up(provider, model, Usage())
+    if found is None:
+        return None
+    prices = found.model_price.input_mtok, found.model_price.output_mtok
+    if prices[0] is None or prices[1] is None:
+        return None
+    has_tiers = any(isinstance(each, TieredPrices) for each in prices)
+    return ModelPrice(_lowest(prices[0]), _lowest(prices[1]), has_tiers)
+
+
+def _look_up(
+    provider: LLMProviderType, model: str, usage: Usage, context: Mapping[str, str] | None = None
+) -> PriceCalculation | None:
     try:
-        price = calc_price(billed, model, provider_id=provider.value, price_context=context)
+        return calc_price(usage, model, provider_id=provider.value, price_context=dict(context or {}) or None)
     except (LookupError, ValueError):
-        return 0.0
-    return float(price.total_price)
+        return None
+
+
+def _usage(counts: TokenCounts) -> Usage:
+    """The list's words for it; the parts of the prompt never exceed it, which the list would not take."""
+    cached = min(counts.cache_read, counts.prompt)
+    return Usage(
+        input_tokens=counts.prompt,
+        cache_read_tokens=cached,
+        cache_write_tokens=min(counts.cache_written, counts.prompt - cached),
+        output_tokens=counts.completion,
+    )
+
+
+def _lowest(value: Decimal | TieredPrices) -> float:
+    """Below the first tier, where a prompt with two essays is."""
+    return float(value.base if isinstance(value, TieredPrices) else value)

@@ -4,10 +4,11 @@ import ast
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
-from llm_provider.config import PREFIX, Settings, load_settings
+from llm_provider.config import PREFIX, VENDORS, Settings, VendorSettings, load_settings
 from llm_provider.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMISED = {
     "LLM_PROVIDER_REDIS_URL": "redis://127.0.0.1:6379/0",
     "LLM_PROVIDER_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092",
-    "LLM_PROVIDER_OPENAI_API_KEY": None,
-    "LLM_PROVIDER_OPENAI_BASE_URL": "https://api.openai.com/v1",
     "LLM_PROVIDER_MOCK_LATENCY_MS": 0,
     "LLM_PROVIDER_MOCK_ERROR_RATE": 0.0,
     "LLM_PROVIDER_DEFAULT_PROVIDER": None,
@@ -57,6 +56,11 @@ WRONG = [
     ("DELIVERY_RETRY_SECONDS", "1,0"),
     ("DELIVERY_RETRY_SECONDS", "1;2"),
     ("OPENAI_BASE_URL", "api.openai.com/v1"),
+    ("GOOGLE_REQUESTS_PER_MINUTE", "0"),
+    ("OPENROUTER_MODEL_LIMITS", "big=3"),
+    ("OPENROUTER_MODEL_LIMITS", '{"big": 3}'),
+    ("ANTHROPIC_MODEL_LIMITS", '{"big": {"requests": 3}}'),
+    ("PROVIDER_RETRY_SECONDS", "0"),
     ("MOCK_ERROR_RATE", "1.1"),
     ("MOCK_ERROR_CODES", "OUT_OF_LUCK"),
     ("MOCK_ERROR_CODES", "VALIDATION_ERROR"),
@@ -72,11 +76,13 @@ def load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
     return load_settings()
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_explains_itself(name: str) -> None:
-    """Each has a default and one sentence that ends like one; the table in the docs is made of them."""
-    field = Settings.model_fields[name]
+# One variable each; the vendors' settings have variables of their own.
+PLAIN = [name for name in Settings.model_fields if name != "vendors"]
 
+
+@pytest.mark.parametrize("field", [*Settings.model_fields.values(), *VendorSettings.model_fields.values()])
+def test_every_setting_explains_itself(field: FieldInfo) -> None:
+    """Each has a default and one sentence that ends like one; the table in the docs is made of them."""
     assert not field.is_required()
     assert field.description is not None
     assert field.description.endswith(".")
@@ -123,12 +129,33 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.kafka_bootstrap_servers == "one:9092,two:9093"
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", PLAIN)
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Process managers pass on `NAME=` for what nobody chose."""
     settings = load(monkeypatch, **{name.upper(): ""})
 
     assert getattr(settings, name) == Settings.model_fields[name].default
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_vendor_has_the_same_variables(monkeypatch: pytest.MonkeyPatch, vendor: LLMProviderType) -> None:
+    """A key, a URL and limits, named after it; what is not set is as if it were not there."""
+    name = vendor.upper()
+    settings = load(
+        monkeypatch,
+        **{
+            f"{name}_API_KEY": "sk-of-this-one\n",
+            f"{name}_BASE_URL": "http://127.0.0.1:1234/v9",
+            f"{name}_REQUESTS_PER_MINUTE": "60",
+            f"{name}_MODEL_LIMITS": '{"big": {"requests_per_minute": 3}}',
+            f"{name}_MAX_CONCURRENT_CALLS": "",
+        },
+    )
+
+    told = settings.vendor(vendor)
+    assert (told.key, told.base_url, told.max_concurrent_calls) == ("sk-of-this-one", "http://127.0.0.1:1234/v9", None)
+    assert (told.rate_limit("big").requests_per_minute, told.rate_limit("other").requests_per_minute) == (3, 60)
+    assert all(settings.vendor(other).key == "" for other in VENDORS if other is not vendor)
 
 
 def test_zero_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +201,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load(monkeypatch, OPENAI_BASE_URL="x", REDIS_URL="redis://:pw-secret@host:port")
 
-    assert settings.openai_api_key is not None
-    assert settings.openai_api_key.get_secret_value() == "sk-secret"
+    assert settings.vendor(LLMProviderType.OPENAI).key == "sk-secret"
     assert "secret" not in repr(settings) + str(settings) + refused.value.message + repr(refused.value.__cause__)
 
 
@@ -194,10 +220,14 @@ def test_a_longer_delivery_gets_a_longer_window(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_only_the_configuration_reads_the_environment() -> None:
-    """Everything else is given its settings; metrics.py must set the one variable its library looks at."""
+    """Everything else is given its settings; two modules set a variable that their library looks at."""
     readers = {path.relative_to(ROOT).as_posix() for path in product_files() if reads_environment(path)}
 
-    assert readers <= {"llm_provider/config.py", "llm_provider/metrics.py"}
+    assert readers <= {
+        "llm_provider/config.py",
+        "llm_provider/metrics.py",
+        "llm_provider/adapters/providers/google_client.py",
+    }
 
 
 def product_files() -> list[Path]:
@@ -221,7 +251,8 @@ def reads_environment(path: Path) -> bool:
     [
         ({"DEFAULT_PROVIDER": "openai"}, "LLM_PROVIDER_OPENAI_API_KEY"),
         ({"DEFAULT_PROVIDER": "mock", "MOCK_ENABLED": "false"}, "LLM_PROVIDER_MOCK_ENABLED=true"),
-        ({"DEFAULT_PROVIDER": "anthropic"}, "mock, openai"),
+        ({"DEFAULT_PROVIDER": "anthropic"}, "LLM_PROVIDER_ANTHROPIC_API_KEY"),
+        ({"DEFAULT_PROVIDER": "google", "GOOGLE_API_KEY": " \n"}, "LLM_PROVIDER_GOOGLE_API_KEY"),
     ],
 )
 def test_a_default_provider_that_cannot_be_used_stops_the_boot(

@@ -27,6 +27,14 @@ def test_a_good_answer_becomes_a_verdict() -> None:
     assert verdict.confidence == 0.75
 
 
+@pytest.mark.parametrize("fenced", ["```json\n{}\n```", "```\n{}\n```\n", " ```json {}```"])
+def test_an_answer_in_a_block_of_code_is_read(fenced: str) -> None:
+    """Models that know no schema write it so; anything else around the JSON is no answer."""
+    assert parse_verdict(fenced.format(answer())).winner is EssayWinner.ESSAY_B
+    with pytest.raises(InvalidAnswer):
+        parse_verdict("Sure: " + fenced.format(answer()))
+
+
 @pytest.mark.parametrize(
     ("given", "inside", "on_the_wire"),
     [
