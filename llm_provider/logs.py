@@ -9,7 +9,18 @@ import structlog
 
 # They log whole records, URLs or headers at the levels below; the two of Celery's tell each task once more, beside our
 # own `request_claimed`, `request_decided` and `request_delivered`.
-QUIET_LOGGERS = ("celery.worker.strategy", "celery.app.trace", "httpx2", "httpcore2", "openai", "urllib3", "amqp")
+QUIET_LOGGERS = (
+    "celery.worker.strategy",
+    "celery.app.trace",
+    "amqp",
+    "httpx2",
+    "httpcore2",
+    "urllib3",
+    # The vendors' SDKs, some of which would write whole prompts at DEBUG.
+    "anthropic",
+    "google_genai",
+    "openai",
+)
 
 _SHARED = (
     structlog.contextvars.merge_contextvars,

@@ -15,6 +15,8 @@ from flask import Flask, Response, request
 from kafka import KafkaProducer
 from openai import OpenAI
 
+from contracts.enums import LLMProviderType
+from llm_provider.adapters.providers.openai_provider import OpenAIProvider
 from llm_provider.api_models import LLMComparisonRequest
 from llm_provider.config import load_settings
 from llm_provider.prompts import SYSTEM_PROMPT
@@ -49,7 +51,7 @@ def accept() -> Response:
 @celery.task  # type: ignore[untyped-decorator] # Celery ships no types.
 def compare(comparison: dict[str, Any]) -> None:
     completion = client().chat.completions.create(
-        model=SETTINGS.openai_default_model,
+        model=OpenAIProvider.default_model,
         messages=[
             {"role": "system", "content": SYSTEM_PROMPT},
             {"role": "user", "content": "\n\n".join(comparison[k] for k in ("user_prompt", "essay_a", "essay_b"))},
@@ -80,8 +82,8 @@ def client() -> OpenAI:
     # As many connections as there are calls at once, and kept: the SDK's own client allows 1,000 and keeps 100.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
     return OpenAI(
-        api_key=SETTINGS.openai_api_key.get_secret_value() if SETTINGS.openai_api_key else "",
-        base_url=SETTINGS.openai_base_url,
+        api_key=SETTINGS.vendor(LLMProviderType.OPENAI).key,
+        base_url=SETTINGS.vendor(LLMProviderType.OPENAI).base_url,
         max_retries=0,
         http_client=httpx2.Client(limits=limits),
     )

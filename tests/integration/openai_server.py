@@ -65,7 +65,12 @@ class Request:
 
 
 class OpenAIServer:
-    """The server's state, and its thread: `with OpenAIServer() as server: ... server.base_url`."""
+    """The server's state, and its thread: `with OpenAIServer() as server: ... server.base_url`.
+
+    A vendor that speaks the same with words of its own is a subclass with its own path, completion and error.
+    """
+
+    path = "/v1"
 
     def __init__(self, behaviour: Behaviour | None = None, *, port: int = 0, keep_requests: int = 1000) -> None:
         self.port = port
@@ -78,7 +83,7 @@ class OpenAIServer:
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://127.0.0.1:{self.port}{self.path}"
 
     def behave(self, **fields: Any) -> None:
         self._set(Behaviour(**fields))
@@ -99,6 +104,28 @@ class OpenAIServer:
         if behaviour.share >= 1 or self._random.random() < behaviour.share:
             return behaviour
         return Behaviour(latency_ms=behaviour.latency_ms)
+
+    def completion(self, sent: dict[str, Any], mode: str) -> dict[str, Any]:
+        return completion(sent, mode)
+
+    def error(self, status: int, message: str, code: str | None = None) -> bytes:
+        return error_body(status, message, code)
+
+    def answer(self, request: Request, behaviour: Behaviour) -> tuple[int, bytes]:
+        """The status and the body, before anything happens to them on their way."""
+        status = int(behaviour.mode) if behaviour.mode.isdigit() else behaviour.status
+        if behaviour.body is not None:
+            return status, behaviour.body.encode()
+        complaint = _complaint(request)
+        if complaint is not None:
+            return complaint[0], self.error(*complaint)
+        sent = request.json()
+        if status != 200:
+            # A vendor's message may quote the prompt, so this one does.
+            message = f"Trouble with: {sent['messages'][-1]['content'][:200]}"
+            return status, self.error(status, message, behaviour.code)
+        body = json.dumps(self.completion(sent, behaviour.mode)).encode()
+        return 200, body[: len(body) // 2] if behaviour.mode == "invalid_json" else body
 
     def count(self, request: Request) -> None:
         self.total += 1
@@ -190,7 +217,7 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, request: Request, behaviour: Behaviour) -> None:
         self._server.open -= 1
-        status, body = answer(request, behaviour)
+        status, body = self._server.answer(request, behaviour)
         deliver = _DELIVERIES.get(behaviour.mode)
         self._server.statuses[str(status) if deliver is None else behaviour.mode] += 1
         if deliver is None:
@@ -208,24 +235,10 @@ def head_of(status: int, length: int, headers: dict[str, str]) -> bytes:
     return f"HTTP/1.1 {status} {'OK' if status == 200 else 'Answer'}\r\n{lines}\r\n".encode("latin-1")
 
 
-def answer(request: Request, behaviour: Behaviour) -> tuple[int, bytes]:
-    """The status and the body, before anything happens to them on their way."""
-    status = int(behaviour.mode) if behaviour.mode.isdigit() else behaviour.status
-    if behaviour.body is not None:
-        return status, behaviour.body.encode()
-    complaint = _complaint(request)
-    if complaint is not None:
-        return complaint
-    sent = request.json()
-    if status != 200:
-        # A vendor's message may quote the prompt, so this one does.
-        return status, error_body(status, f"Trouble with: {sent['messages'][-1]['content'][:200]}", behaviour.code)
-    return 200, _broken(json.dumps(completion(sent, behaviour.mode)).encode(), behaviour.mode)
-
-
-def _complaint(request: Request) -> tuple[int, bytes] | None:
+def _complaint(request: Request) -> tuple[int, str, str | None] | None:
+    """The status, the message and the code of a request that is none."""
     if not request.headers.get("authorization", "").startswith("Bearer "):
-        return 401, error_body(401, "You did not provide an API key.", "invalid_api_key")
+        return 401, "You did not provide an API key.", "invalid_api_key"
     try:
         sent = request.json()
         well_formed = isinstance(sent["model"], str) and all(
@@ -233,7 +246,7 @@ def _complaint(request: Request) -> tuple[int, bytes] | None:
         )
     except (ValueError, KeyError, TypeError):
         well_formed = False
-    return None if well_formed else (400, error_body(400, "We could not parse the JSON body of your request."))
+    return None if well_formed else (400, "We could not parse the JSON body of your request.", None)
 
 
 def error_body(status: int, message: str, code: str | None = None) -> bytes:
@@ -273,10 +286,6 @@ def _message(mode: str) -> tuple[dict[str, Any], str]:
         "truncated": (verdict[: len(verdict) // 2], None, "length"),
     }.get(mode, (verdict, None, "stop"))
     return {"role": "assistant", "content": content, "refusal": refusal, "annotations": []}, finish_reason
-
-
-def _broken(body: bytes, mode: str) -> bytes:
-    return body[: len(body) // 2] if mode == "invalid_json" else body
 
 
 def _hang(transport: asyncio.Transport, head: bytes, body: bytes) -> None:

@@ -1,5 +1,6 @@
 """The openai provider with the real SDK, over HTTP, against a server that makes every kind of trouble."""
 
+import json
 import logging
 import socket
 import threading
@@ -7,18 +8,21 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import date
 from typing import Any
 
 import pytest
 
-from contracts.enums import EssayWinner
+from contracts.enums import EssayWinner, LLMProviderType
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
 from llm_provider.config import Settings
 from llm_provider.errors import (
+    AnswerLost,
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
+    ProviderBusy,
     ProviderError,
     ProviderOverloaded,
     ProviderServerError,
@@ -28,6 +32,8 @@ from llm_provider.errors import (
     RateLimited,
 )
 from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
+from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
+from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import VERDICT, OpenAIServer
 
@@ -35,9 +41,15 @@ KEY = "sk-key-that-opens-nothing"
 SECRET = "zebra-secret-zebra"
 MODEL = "gpt-5.4-mini"
 TEXTS = ComparisonTexts(user_prompt=f"{SECRET} {{essay_a}} or {{essay_b}}", essay_a="Cats.", essay_b="Dogs.")
-CALL = ProviderCall(texts=TEXTS, model=MODEL)
 DEADLINE = 0.4
 TOLERANCE = 0.4
+
+
+def call_with(texts: ComparisonTexts = TEXTS, **fields: Any) -> ProviderCall:
+    return ProviderCall(**{"texts": texts, "prompt": build_prompt(texts), "model": MODEL, **fields})
+
+
+CALL = call_with()
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +73,11 @@ def provider(server: OpenAIServer) -> Iterator[OpenAIProvider]:
 
 
 @contextmanager
-def asking(base_url: str, key: str = KEY) -> Iterator[OpenAIProvider]:
-    provider = OpenAIProvider(Settings.model_validate({"openai_api_key": key, "openai_base_url": base_url}))
+def asking(
+    base_url: str, key: str = KEY, manifest: ModelManifest | None = None, **settings: Any
+) -> Iterator[OpenAIProvider]:
+    vendor = {"api_key": key, "base_url": base_url, **settings}
+    provider = OpenAIProvider(Settings.model_validate({"vendors": {"openai": vendor}}), manifest)
     try:
         yield provider
     finally:
@@ -79,9 +94,11 @@ def failure_of(provider: OpenAIProvider, seconds: float = 5.0, call: ProviderCal
     return raised.value
 
 
-def seconds_until_failure(provider: OpenAIProvider, *expected: type[ProviderError], call: ProviderCall = CALL) -> float:
+def seconds_until_failure(
+    provider: OpenAIProvider, *expected: type[ProviderError], seconds: float = DEADLINE, call: ProviderCall = CALL
+) -> float:
     begin = time.monotonic()
-    assert type(failure_of(provider, DEADLINE, call)) in expected
+    assert type(failure_of(provider, seconds, call)) in expected
     return time.monotonic() - begin
 
 
@@ -118,12 +135,72 @@ def test_the_key_goes_out_as_a_bearer_token(server: OpenAIServer, provider: Open
 def test_what_the_caller_overrides_is_sent(server: OpenAIServer, provider: OpenAIProvider, temperature: float) -> None:
     """Temperature, a limit of tokens, a model and a system prompt; 0 is a value."""
     texts = TEXTS.model_copy(update={"system_prompt": "Be strict."})
-    ask(provider, call=ProviderCall(texts=texts, model="another", temperature=temperature, max_tokens=300))
+    ask(provider, call=call_with(texts, model="another", temperature=temperature, max_tokens=300))
     sent = server.requests[0].json()
     assert sent["model"] == "another"
     assert sent["temperature"] == temperature
     assert sent["max_completion_tokens"] == 300
     assert sent["messages"][0] == {"role": "system", "content": "Be strict."}
+
+
+def test_what_is_sent_is_the_prompt_of_the_call(server: OpenAIServer, provider: OpenAIProvider) -> None:
+    """Whoever made it knows its digest, so nothing is added here."""
+    prompt = build_prompt(TEXTS, complaint="It was no JSON.")
+    ask(provider, call=call_with(prompt=prompt))
+    assert [message["content"] for message in server.requests[0].json()["messages"]] == [prompt.system, prompt.user]
+
+
+MANIFEST = ModelManifest(
+    as_of=date(2026, 11, 1),
+    models=tuple(
+        ModelRow(
+            provider=LLMProviderType.OPENAI,
+            model=model,
+            context_tokens=100_000,
+            max_output_tokens=1000,
+            structured_output=structured_output,
+            accepts_sampling=model != "thinker",
+            reasoning_efforts=("low", "high") if model == "thinker" else (),
+        )
+        for model, structured_output in (("thinker", StructuredOutput.JSON_SCHEMA), ("plain", StructuredOutput.PROMPT))
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "effort", "max_tokens", "sent", "dropped"),
+    [
+        ("thinker", "low", 300, {"max_completion_tokens": 300, "reasoning_effort": "low"}, ["temperature"]),
+        ("thinker", "max", 1001, {}, ["temperature", "max_tokens", "reasoning_effort"]),
+        ("plain", "low", 1000, {"max_completion_tokens": 1000, "temperature": 0.5}, ["reasoning_effort"]),
+        ("new", "max", 5000, {"max_completion_tokens": 5000, "reasoning_effort": "max", "temperature": 0.5}, None),
+    ],
+)
+def test_what_a_model_refuses_is_left_out_and_noted(
+    server: OpenAIServer, model: str, effort: str, max_tokens: int, sent: dict[str, Any], dropped: list[str] | None
+) -> None:
+    """As its row in the manifest says; to a model without one everything is sent."""
+    with asking(server.base_url, manifest=MANIFEST, reasoning_effort=effort) as provider:
+        answer = ask(provider, call=call_with(model=model, temperature=0.5, max_tokens=max_tokens))
+    body = server.requests[0].json()
+    assert {name: body[name] for name in body.keys() - {"model", "messages", "response_format"}} == sent
+    assert answer.notes.get("dropped_parameters") == dropped
+
+
+@pytest.mark.parametrize(("model", "is_sent"), [("plain", False), ("thinker", True), ("new", True)])
+def test_a_model_without_schemas_is_asked_by_the_prompt_alone(server: OpenAIServer, model: str, is_sent: bool) -> None:
+    """It would refuse a response_format; one that nobody knows is sent it."""
+    with asking(server.base_url, manifest=MANIFEST) as provider:
+        ask(provider, call=call_with(model=model))
+    assert ("response_format" in server.requests[0].json()) is is_sent
+
+
+def test_the_settings_name_another_model(server: OpenAIServer) -> None:
+    """Else the provider knows one itself, and where the vendor is."""
+    with asking(server.base_url, default_model="gpt-mine") as provider:
+        assert provider.default_model == "gpt-mine"
+    assert OpenAIProvider(Settings()).default_model == OpenAIProvider.default_model == "gpt-5.4-mini"
+    assert OpenAIProvider.default_base_url == "https://api.openai.com/v1"
 
 
 def test_the_environment_changes_nothing(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +264,33 @@ def test_a_good_answer_becomes_verdict_tokens_and_cost(provider: OpenAIProvider)
     assert used.prompt_tokens > used.completion_tokens > 0
     assert used.total_tokens == used.prompt_tokens + used.completion_tokens
     assert answer.cost_usd > 0
+    assert answer.notes == {}
+
+
+def test_an_answer_is_read_whatever_its_order_and_its_extras(server: OpenAIServer, provider: OpenAIProvider) -> None:
+    """Reversed fields, unknown ones, the text in parts after the reasoning, cached tokens; a cost is not OpenAI's."""
+    verdict = json.dumps(dict(reversed(VERDICT.items())) | {"extra": [1]})
+    parts = [{"type": "reasoning", "text": "{"}, {"text": verdict[:9], "type": "text"}, {"type": "text"}]
+    body = {
+        "usage": {
+            "cost": 9.0,
+            "prompt_tokens_details": {"cached_tokens": 900, "new": {}},
+            "completion_tokens": 70,
+            "prompt_tokens": 1000,
+        },
+        "choices": [
+            {"finish_reason": "stop", "message": {"annotations": None, "content": parts, "x": 1}, "index": 0},
+            {"finish_reason": "length", "message": None},
+        ],
+        "moderation": {"new": True},
+    }
+    parts.append({"type": "text", "text": verdict[9:]})
+    server.behave(body=json.dumps(body))
+    cached = ask(provider)
+    server.behave(body=json.dumps(body).replace("900", "0"))
+    assert cached.verdict.justification == VERDICT["justification"]
+    assert (cached.token_usage.prompt_tokens, cached.token_usage.completion_tokens) == (1000, 70)
+    assert 0 < cached.cost_usd < ask(provider).cost_usd < 0.1
 
 
 @pytest.mark.parametrize("mode", ["refusal", "content_filter", "truncated", "invalid_json"])
@@ -222,15 +326,15 @@ def test_a_body_that_cannot_be_decompressed_is_invalid(
         (402, QuotaExceeded),
         (403, AuthenticationFailed),
         (404, CallRefused),
-        (408, ProviderTimeout),
-        (409, ProviderOverloaded),
+        (408, ProviderBusy),
+        (409, ProviderBusy),
         (413, CallRefused),
         (422, CallRefused),
         (429, RateLimited),
         (500, ProviderServerError),
         (502, ProviderServerError),
         (503, ProviderOverloaded),
-        (504, ProviderServerError),
+        (504, ProviderTimeout),
         (529, ProviderOverloaded),
     ],
 )
@@ -278,7 +382,7 @@ def test_no_failure_tells_a_secret(
 def test_a_connection_that_breaks_is_one_call(server: OpenAIServer, provider: OpenAIProvider, mode: str) -> None:
     """In the middle of the body or before the first byte; the call may have been billed, so it is not repeated."""
     server.behave(mode=mode)
-    assert type(failure_of(provider)) is ProviderUnreachable
+    assert type(failure_of(provider)) is AnswerLost
     assert server.total == 1
 
 
@@ -313,21 +417,25 @@ def test_the_deadline_holds_while_connecting() -> None:
 
 def test_the_deadline_holds_while_sending() -> None:
     """A server that takes a large request a little at a time does not hold the caller."""
-    large = ProviderCall(texts=TEXTS.model_copy(update={"essay_a": "word " * 5_000_000}), model=MODEL)
+    large = call_with(TEXTS.model_copy(update={"essay_a": "word " * 3_000_000}))
+    # Enough for a busy machine to write the body, and too little to send it.
+    seconds = 2.0
     with slow_reader() as base_url, asking(base_url) as provider:
-        assert seconds_until_failure(provider, ProviderTimeout, call=large) < DEADLINE + 2 * TOLERANCE
+        waited = seconds_until_failure(provider, ProviderTimeout, seconds=seconds, call=large)
+    assert seconds <= waited < seconds + 2 * TOLERANCE
 
 
 @contextmanager
 def slow_reader() -> Iterator[str]:
-    """A server that reads some 10 MB a second and never answers."""
+    """A server that reads some 3 MB a second and never answers."""
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        # Nobody may come, and then this has to end all the same.
+        listening.settimeout(10)
 
         def read() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                while not done.wait(0.005) and connection.recv(65_536):
+            with suppress(TimeoutError), listening.accept()[0] as connection:
+                while not done.wait(0.02) and connection.recv(65_536):
                     pass
 
         thread = threading.Thread(target=read)
@@ -343,9 +451,9 @@ def slow_reader() -> Iterator[str]:
 def test_a_deadline_that_has_passed_sends_nothing(
     server: OpenAIServer, provider: OpenAIProvider, seconds: float
 ) -> None:
-    """Not even a connection is opened."""
+    """Not even a connection is opened, so nothing can have been billed."""
     opened = server.connections
-    assert type(failure_of(provider, seconds)) is ProviderTimeout
+    assert type(failure_of(provider, seconds)) is ProviderUnreachable
     assert server.connections == opened
 
 
@@ -368,7 +476,7 @@ def test_200_threads_share_one_client(server: OpenAIServer, provider: OpenAIProv
 
     def ask_as(number: int) -> ProviderAnswer:
         texts = TEXTS.model_copy(update={"user_prompt": f"id=thread-{number} {'x' * number * 40}"})
-        return ask(provider, 10.0, ProviderCall(texts=texts, model=MODEL))
+        return ask(provider, 10.0, call_with(texts))
 
     with ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(ask_as, range(200)))

@@ -1,23 +1,35 @@
-"""What every LLMProviderProtocol does, whoever is behind it."""
+"""What every LLMProviderProtocol does, whoever is behind it.
 
+Against local servers; with `-m live` against the vendors themselves, as far as LLM_PROVIDER_<VENDOR>_API_KEY is set.
+"""
+
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, Self
 
 import pytest
 
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
+from llm_provider.adapters.providers.anthropic_provider import AnthropicProvider
+from llm_provider.adapters.providers.google_provider import GoogleProvider
 from llm_provider.adapters.providers.mock import MockProvider
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
-from llm_provider.config import Settings
+from llm_provider.adapters.providers.openrouter_provider import OpenRouterProvider
+from llm_provider.config import PREFIX, VENDORS, Settings
 from llm_provider.errors import ProviderError, ProviderTimeout, QuotaExceeded, RateLimited
 from llm_provider.internal_models import ComparisonTexts, ProviderCall
-from llm_provider.protocols import LLMProviderProtocol
+from llm_provider.prompts import build_prompt
+from llm_provider.protocols import LLMProviderProtocol, RealProvider
+from tests.conftest import GIVEN
+from tests.integration.anthropic_server import AnthropicServer
+from tests.integration.google_server import GoogleServer
 from tests.integration.openai_server import OpenAIServer
+from tests.integration.openrouter_server import OpenRouterServer
 
 SECRET = "zebra-secret-zebra"
 ESSAY = f"{SECRET} Uniforms help, because nobody has to choose; however, they hide who we are."
@@ -27,6 +39,8 @@ class Vendor(ABC):
     """A provider with something behind it that can be told how to behave."""
 
     name: LLMProviderType
+    # Seconds in which a call that nobody disturbs gets its answer.
+    patience = 5.0
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -53,40 +67,146 @@ class MockVendor(Vendor):
         return MockProvider(Settings(mock_enabled=False))
 
 
-class OpenAIVendor(Vendor):
-    name = LLMProviderType.OPENAI
-    _BEHAVIOURS: ClassVar[dict[ErrorCode, dict[str, Any]]] = {
-        ErrorCode.RATE_LIMIT: {"status": 429},
-        ErrorCode.QUOTA_EXCEEDED: {"status": 429, "code": "credit_balance_exhausted"},
-        ErrorCode.TIMEOUT: {"status": 408},
-        ErrorCode.CONNECTION_ERROR: {"mode": "cut"},
-        ErrorCode.SERVICE_UNAVAILABLE: {"status": 503},
-        ErrorCode.EXTERNAL_SERVICE_ERROR: {"status": 500},
-        ErrorCode.AUTHENTICATION_ERROR: {"status": 401},
-        ErrorCode.INVALID_REQUEST: {"status": 400},
-        ErrorCode.INVALID_RESPONSE: {"mode": "refusal"},
-    }
+class Server(Protocol):
+    @property
+    def base_url(self) -> str: ...
+
+    def behave(self, **fields: Any) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class RealVendor(Vendor):
+    """A provider with an SDK; a subclass names its classes, and how its server says what each says differently."""
+
+    build: type[RealProvider]
+    server: type[Server]
+    no_money: ClassVar[dict[str, Any]]
+    refusal: ClassVar[dict[str, Any]]
 
     def provider(self, *, latency_ms: int = 0, failing_with: ErrorCode | None = None) -> LLMProviderProtocol:
-        server = self._stack.enter_context(OpenAIServer())
-        server.behave(latency_ms=latency_ms, **(self._BEHAVIOURS[failing_with] if failing_with else {}))
-        settings = {"openai_api_key": "sk-key", "openai_base_url": server.base_url}
-        return self._closed_in_the_end(OpenAIProvider(Settings.model_validate(settings)))
+        server = self._stack.enter_context(self.server())
+        server.behave(latency_ms=latency_ms, **(self._behaviours()[failing_with] if failing_with else {}))
+        return self._closed_in_the_end(self.build(settings(self.name, api_key="sk-key", base_url=server.base_url)))
 
     def unconfigured(self) -> LLMProviderProtocol:
-        return OpenAIProvider(Settings(openai_api_key=None))
+        return self.build(settings(self.name))
+
+    def _behaviours(self) -> dict[ErrorCode, dict[str, Any]]:
+        return {
+            ErrorCode.RATE_LIMIT: {"status": 429},
+            ErrorCode.QUOTA_EXCEEDED: self.no_money,
+            ErrorCode.TIMEOUT: {"mode": "hang"},
+            ErrorCode.CONNECTION_ERROR: {"mode": "cut"},
+            ErrorCode.SERVICE_UNAVAILABLE: {"status": 503},
+            ErrorCode.EXTERNAL_SERVICE_ERROR: {"status": 500},
+            ErrorCode.AUTHENTICATION_ERROR: {"status": 401},
+            ErrorCode.INVALID_REQUEST: {"status": 400},
+            ErrorCode.INVALID_RESPONSE: self.refusal,
+        }
 
 
-@pytest.fixture(params=[MockVendor, OpenAIVendor], ids=lambda kind: str(kind.name))
+class AnthropicVendor(RealVendor):
+    name = LLMProviderType.ANTHROPIC
+    build = AnthropicProvider
+    server = AnthropicServer
+    no_money: ClassVar[dict[str, Any]] = {"status": 429, "code": "enforced_spend_limit_reached"}
+    refusal: ClassVar[dict[str, Any]] = {"message": {"stop_reason": "refusal", "content": []}}
+
+
+class OpenAIVendor(RealVendor):
+    name = LLMProviderType.OPENAI
+    build = OpenAIProvider
+    server = OpenAIServer
+    no_money: ClassVar[dict[str, Any]] = {"status": 429, "code": "credit_balance_exhausted"}
+    refusal: ClassVar[dict[str, Any]] = {"mode": "refusal"}
+
+
+class GoogleVendor(RealVendor):
+    name = LLMProviderType.GOOGLE
+    build = GoogleProvider
+    server = GoogleServer
+    no_money: ClassVar[dict[str, Any]] = {"status": 402}
+    refusal: ClassVar[dict[str, Any]] = {"mode": "SAFETY"}
+
+
+class OpenRouterVendor(RealVendor):
+    name = LLMProviderType.OPENROUTER
+    build = OpenRouterProvider
+    server = OpenRouterServer
+    no_money: ClassVar[dict[str, Any]] = {"status": 402, "code": "openrouter_credits"}
+    refusal: ClassVar[dict[str, Any]] = {"mode": "refusal"}
+
+
+REAL_VENDORS: tuple[type[RealVendor], ...] = (AnthropicVendor, OpenAIVendor, GoogleVendor, OpenRouterVendor)
+ALL_VENDORS: tuple[type[Vendor], ...] = (MockVendor, *REAL_VENDORS)
+
+
+class LiveVendor(Vendor):
+    """The vendor itself, with the key, the URL and the model of whoever runs the tests."""
+
+    patience = 60.0
+
+    def __init__(self, stack: ExitStack, kind: type[RealVendor]) -> None:
+        super().__init__(stack)
+        self.name = kind.name
+        self._build = kind.build
+        self._given = given_to(kind)
+
+    def provider(self, *, latency_ms: int = 0, failing_with: ErrorCode | None = None) -> LLMProviderProtocol:
+        provoking = {
+            None: {},
+            ErrorCode.AUTHENTICATION_ERROR: {"api_key": "sk-key-that-opens-nothing"},
+            ErrorCode.INVALID_REQUEST: {"default_model": "no-such/model"},
+        }
+        if latency_ms or failing_with not in provoking:
+            pytest.skip("Not run: a vendor cannot be told to be slow or to fail like that.")
+        fields = self._given | provoking[failing_with]
+        return self._closed_in_the_end(self._build(settings(self.name, **fields)))
+
+    def unconfigured(self) -> LLMProviderProtocol:
+        return self._build(settings(self.name))
+
+
+def given_to(kind: type[RealVendor]) -> dict[str, str]:
+    """The vendor's settings in the environment of whoever runs the tests."""
+    prefix = f"{GIVEN}{PREFIX}{kind.name.upper()}_"
+    return {name.removeprefix(prefix).lower(): value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
+def live(kind: type[RealVendor]) -> object:
+    """Reported as not run without a key."""
+    no_key = pytest.mark.skip(f"Not run: {PREFIX}{kind.name.upper()}_API_KEY is not set.")
+    marks = [pytest.mark.live, *([] if given_to(kind).get("api_key") else [no_key])]
+    return pytest.param(kind, id=f"live-{kind.name}", marks=marks)
+
+
+def settings(name: LLMProviderType, **vendor: str) -> Settings:
+    return Settings.model_validate({"vendors": {name: vendor}})
+
+
+@pytest.fixture(
+    params=[
+        *(pytest.param(kind, id=kind.name) for kind in ALL_VENDORS),
+        *(live(kind) for kind in REAL_VENDORS),
+    ]
+)
 def vendor(request: pytest.FixtureRequest) -> Iterator[Vendor]:
+    is_live = request.node.get_closest_marker("live") is not None
     with ExitStack() as stack:
-        made: Vendor = request.param(stack)
-        yield made
+        yield LiveVendor(stack, request.param) if is_live else request.param(stack)
 
 
 def call(provider: LLMProviderProtocol, number: int = 0) -> ProviderCall:
     texts = ComparisonTexts(user_prompt=f"id={number} Which is better?", essay_a=ESSAY, essay_b=f"{ESSAY} So there.")
-    return ProviderCall(texts=texts, model=provider.default_model)
+    return ProviderCall(texts=texts, prompt=build_prompt(texts), model=provider.default_model)
+
+
+def test_every_vendor_is_in_this_suite() -> None:
+    """One that is added needs its place above."""
+    assert [kind.name for kind in REAL_VENDORS] == list(VENDORS)
 
 
 def test_a_provider_knows_its_name_and_a_model(vendor: Vendor) -> None:
@@ -100,8 +220,7 @@ def test_a_configured_provider_answers(vendor: Vendor) -> None:
     """With a verdict, tokens that add up, and a cost that is not negative."""
     provider = vendor.provider()
     assert provider.is_configured()
-    assert provider.is_available()
-    answer = provider.compare(call(provider), timeout_seconds=5)
+    answer = provider.compare(call(provider), timeout_seconds=vendor.patience)
     used = answer.token_usage
     assert answer.verdict.justification
     assert 1 <= answer.verdict.confidence_on_the_wire <= 5
@@ -110,10 +229,8 @@ def test_a_configured_provider_answers(vendor: Vendor) -> None:
 
 
 def test_an_unconfigured_provider_says_so(vendor: Vendor) -> None:
-    """It is not configured, and so not available either."""
-    provider = vendor.unconfigured()
-    assert not provider.is_configured()
-    assert not provider.is_available()
+    """It has no key, or is switched off."""
+    assert not vendor.unconfigured().is_configured()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +251,7 @@ def test_a_failure_is_a_provider_error_that_tells_nothing_confidential(vendor: V
     """Each kind has its error code; message and details hold no essay."""
     provider = vendor.provider(failing_with=code)
     with pytest.raises(ProviderError) as raised:
-        provider.compare(call(provider), timeout_seconds=5)
+        provider.compare(call(provider), timeout_seconds=0.5 if code is ErrorCode.TIMEOUT else vendor.patience)
     assert raised.value.error_code is code
     assert raised.value.message
     assert SECRET not in repr(raised.value) + repr(vars(raised.value))
@@ -145,7 +262,7 @@ def test_waiting_helps_against_a_limit_but_not_against_an_empty_account(vendor: 
     for code, meaning in ((ErrorCode.RATE_LIMIT, RateLimited), (ErrorCode.QUOTA_EXCEEDED, QuotaExceeded)):
         provider = vendor.provider(failing_with=code)
         with pytest.raises(ProviderError) as raised:
-            provider.compare(call(provider), timeout_seconds=5)
+            provider.compare(call(provider), timeout_seconds=vendor.patience)
         assert type(raised.value) is meaning
         assert raised.value.is_retryable is (meaning is RateLimited)
 
@@ -174,6 +291,6 @@ def test_closing_before_and_after_use_is_harmless(vendor: Vendor) -> None:
     """Whether or not anything was opened."""
     vendor.provider().close()
     used = vendor.provider()
-    used.compare(call(used), timeout_seconds=5)
+    used.compare(call(used), timeout_seconds=vendor.patience)
     used.close()
     used.close()

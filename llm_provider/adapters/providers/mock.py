@@ -21,8 +21,7 @@ from llm_provider.errors import (
     QuotaExceeded,
     RateLimited,
 )
-from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall, Verdict
-from llm_provider.prompts import build_prompt
+from llm_provider.internal_models import ComparisonTexts, Prompt, ProviderAnswer, ProviderCall, Verdict
 
 CHARS_PER_TOKEN = 4  # What vendors name as a rule of thumb for English.
 
@@ -69,14 +68,11 @@ class MockProvider:
     def is_configured(self) -> bool:
         return self._enabled
 
-    def is_available(self) -> bool:
-        return self._enabled
-
     def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer:
         self._take_time(timeout_seconds)
         self._fail_at_times(call.texts)
         verdict = self._judge(call.texts)
-        return ProviderAnswer(verdict=verdict, token_usage=_token_usage(call.texts, verdict), cost_usd=0.0)
+        return ProviderAnswer(verdict=verdict, token_usage=_token_usage(call.prompt, verdict), cost_usd=0.0)
 
     def close(self) -> None:
         pass
@@ -137,9 +133,8 @@ def _justification(winner: EssayWinner, better: str, worse: str, lead: float) ->
     return f"{winner} is {strength} the better one: it {why}."
 
 
-def _token_usage(texts: ComparisonTexts, verdict: Verdict) -> TokenUsage:
+def _token_usage(prompt: Prompt, verdict: Verdict) -> TokenUsage:
     """An estimate from the characters of what a vendor would have been sent and would have answered."""
-    prompt = build_prompt(texts)
     asked = math.ceil((len(prompt.system) + len(prompt.user)) / CHARS_PER_TOKEN)
     answered = math.ceil(len(verdict.model_dump_json()) / CHARS_PER_TOKEN)
     return TokenUsage(prompt_tokens=asked, completion_tokens=answered, total_tokens=asked + answered)

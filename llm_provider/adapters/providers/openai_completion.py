@@ -1,69 +1,74 @@
 """A chat completion, read without trust: the SDK builds its objects from whatever came with a 200."""
 
 from contracts.enums import LLMProviderType
-from contracts.events.llm_provider_events import TokenUsage
-from llm_provider.adapters.pricing import cost_usd
-from llm_provider.errors import InvalidAnswer
-from llm_provider.internal_models import ProviderAnswer
-from llm_provider.verdicts import parse_verdict
-
-MAX_TOKENS = 1_000_000_000  # More than any model reads; a greater count is a defect of the vendor's.
+from llm_provider.adapters.providers.openai_errors import of_told_error
+from llm_provider.adapters.providers.replies import Reply, count
+from llm_provider.errors import ProviderError
+from llm_provider.internal_models import TokenCounts
 
 
-def read_completion(completion: object, *, model: str) -> ProviderAnswer:
-    """Make an answer of it; it may be a str, a list or None, and any of its parts may be missing."""
-    tokens = _token_usage(getattr(completion, "usage", None))
-    cost = _cost(completion, model, tokens)
-    try:
-        verdict = parse_verdict(_text(completion))
-    except InvalidAnswer as error:
-        # The vendor counted it, and bills it, all the same.
-        raise error.billed(tokens, cost) from None
-    return ProviderAnswer(verdict=verdict, token_usage=tokens, cost_usd=cost)
-
-
-def _cost(completion: object, model: str, tokens: TokenUsage) -> float:
-    details = getattr(getattr(completion, "usage", None), "prompt_tokens_details", None)
-    cached, tier = _count(details, "cached_tokens"), _service_tier(completion)
-    return cost_usd(LLMProviderType.OPENAI, model, tokens, cached_tokens=cached, service_tier=tier)
-
-
-def _text(completion: object) -> str:
-    """The model's text. Whether it is whole is asked first: half a JSON object is text, too."""
+def read_completion(provider: LLMProviderType, completion: object) -> Reply:
+    """Tell apart what it is; it may be a str, a list or None, and any of its parts may be missing."""
     choice = _first_choice(completion)
-    message = getattr(choice, "message", None)
-    finish_reason = getattr(choice, "finish_reason", None)
-    if getattr(message, "refusal", None) or finish_reason == "content_filter":
-        raise InvalidAnswer("The model refused to judge these essays.")
-    if finish_reason == "length":
-        raise InvalidAnswer("The model's answer was cut off at the limit of tokens.")
-    content = getattr(message, "content", None)
-    if not isinstance(content, str):
-        raise InvalidAnswer("openai's answer holds no text.")
-    return content
+    text = _text(choice)
+    return Reply(
+        text=text or "",
+        problem=_problem(provider, choice, text),
+        counts=_counts(getattr(completion, "usage", None)),
+        price_context=_price_context(completion),
+        failure=_failure(provider, completion, choice),
+    )
 
 
 def _first_choice(completion: object) -> object:
     choices = getattr(completion, "choices", None)
-    if not isinstance(choices, list) or not choices:
-        raise InvalidAnswer("openai's answer holds no choice.")
-    first: object = choices[0]
+    first: object = choices[0] if isinstance(choices, list) and choices else None
     return first
 
 
-def _token_usage(usage: object) -> TokenUsage:
-    """The vendor's counts; the total is theirs added up, so that the three never disagree."""
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    return TokenUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+def _text(choice: object) -> str | None:
+    """The model's text, which some servers send in parts, those of its reasoning among them."""
+    content = getattr(getattr(choice, "message", None), "content", None)
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
-def _count(holder: object, name: str) -> int:
-    value = getattr(holder, name, None)
-    if not isinstance(value, int) or isinstance(value, bool):
-        return 0
-    return value if 0 <= value <= MAX_TOKENS else 0
+def _problem(provider: LLMProviderType, choice: object, text: str | None) -> str | None:
+    """Why there is no text to parse. Whether it is whole is asked first: half a JSON object is text, too."""
+    finish_reason = getattr(choice, "finish_reason", None)
+    if getattr(getattr(choice, "message", None), "refusal", None):
+        return "The model refused to judge these essays."
+    if finish_reason == "content_filter":
+        return f"A content filter of {provider} blocked these essays or the model's answer."
+    if finish_reason == "length":
+        return "The model's answer was cut off at the limit of tokens."
+    if choice is None:
+        return f"{provider}'s answer holds no choice."
+    return f"{provider}'s answer holds no text." if text is None else None
 
 
-def _service_tier(completion: object) -> str | None:
+def _failure(provider: LLMProviderType, completion: object, choice: object) -> ProviderError | None:
+    """An error in place of an answer, told at the top or, when the model had begun, in the choice."""
+    for holder in (completion, choice):
+        told = getattr(holder, "error", None)
+        if told:
+            return of_told_error(provider, told)
+    return of_told_error(provider, None) if getattr(choice, "finish_reason", None) == "error" else None
+
+
+def _counts(usage: object) -> TokenCounts:
+    details = getattr(usage, "prompt_tokens_details", None)
+    return TokenCounts(
+        prompt=count(usage, "prompt_tokens"),
+        completion=count(usage, "completion_tokens"),
+        cache_read=count(details, "cached_tokens"),
+        cache_written=count(details, "cache_write_tokens"),
+    )
+
+
+def _price_context(completion: object) -> dict[str, str]:
     tier = getattr(completion, "service_tier", None)
-    return tier if isinstance(tier, str) else None
+    return {"service_tier": tier} if isinstance(tier, str) else {}

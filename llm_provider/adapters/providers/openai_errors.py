@@ -1,31 +1,27 @@
-"""Every exception of the OpenAI SDK and of its HTTP client, as one class of our tree.
+"""Every exception of the OpenAI SDK, and every error that a server of Chat Completions tells, as one of our tree."""
 
-What is made here holds plain values only: the SDK's exceptions carry the request with the essays in it and
-texts of the vendor that may quote them, and they cannot be unpickled.
-"""
-
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from typing import Any
 
 import httpx2
 import openai
 
-from llm_provider.adapters.providers.retry_after import retry_after_seconds
+from contracts.enums import LLMProviderType
+from llm_provider.adapters.providers import vendor_errors
 from llm_provider.errors import (
-    AuthenticationFailed,
+    AnswerLost,
     CallRefused,
     InvalidAnswer,
     ProviderError,
-    ProviderOverloaded,
-    ProviderServerError,
     ProviderTimeout,
-    ProviderUnreachable,
     QuotaExceeded,
     RateLimited,
 )
 
-# https://platform.openai.com/docs/guides/error-codes: these come as 429 too, but waiting does not help.
+# Codes, types and sources of a limit for which waiting does not help, though some of them come as 429 or 403.
 MONEY_CODES = frozenset(
     {
+        # https://platform.openai.com/docs/guides/error-codes
         "billing_hard_limit_reached",
         "billing_not_active",
         "credit_balance_exhausted",
@@ -33,80 +29,89 @@ MONEY_CODES = frozenset(
         "organization_spend_limit_exceeded",
         "organization_usage_limit_exceeded",
         "project_spend_limit_exceeded",
+        # https://openrouter.ai/docs/api_reference/limits
+        "openrouter_credits",
+        "openrouter_guardrail_budget",
+        "openrouter_key_limit",
+        "openrouter_workspace_budget",
     }
 )
 
-_BY_STATUS: dict[int, type[ProviderError]] = {
-    401: AuthenticationFailed,
-    402: QuotaExceeded,
-    403: AuthenticationFailed,
-    408: ProviderTimeout,
-    409: ProviderOverloaded,  # Two calls met at a lock of the vendor's; the SDK's own retries wait here, too.
-    429: RateLimited,
-    503: ProviderOverloaded,
-    529: ProviderOverloaded,
-}
+# A 402 for which waiting does help: other calls of the account have not been settled yet.
+UNSETTLED_CALLS = "openrouter_in_flight_budget"
 
-# The first that fits counts. A call that never connected cannot have been billed, so it is no ProviderTimeout.
-_BY_CLASS: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
+# A 403 or 400 with one of these is about the texts, and no fault of the key's:
+# https://openrouter.ai/docs/api_reference/errors-and-debugging
+OBJECTIONS = frozenset({"flagged_input", "patterns", "reasons"})
+OBJECTING_TYPES = frozenset({"content_policy_violation", "refusal"})
+
+LONGEST_WAIT_SECONDS = 1e9
+UNKNOWN_STATUS = 502
+
+# A broken connection without a known cause may have carried the whole call.
+_SDK_ERRORS: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
     (openai.APIResponseValidationError, InvalidAnswer),
     (openai.LengthFinishReasonError, InvalidAnswer),
     (openai.ContentFilterFinishReasonError, InvalidAnswer),
     (openai.APITimeoutError, ProviderTimeout),
-    (openai.APIConnectionError, ProviderUnreachable),
-    (httpx2.ConnectTimeout, ProviderUnreachable),
-    (httpx2.TimeoutException, ProviderTimeout),
-    (httpx2.LocalProtocolError, CallRefused),
-    (httpx2.UnsupportedProtocol, CallRefused),
-    (httpx2.InvalidURL, CallRefused),
-    (httpx2.TooManyRedirects, CallRefused),
-    (httpx2.DecodingError, InvalidAnswer),
-    (httpx2.RequestError, ProviderUnreachable),
-    (UnicodeEncodeError, CallRefused),
-    (ValueError, InvalidAnswer),  # JSONDecodeError and UnicodeDecodeError: a 200 whose body is not JSON.
+    (openai.APIConnectionError, AnswerLost),
 )
 
-_MESSAGES: dict[type[ProviderError], str] = {
-    AuthenticationFailed: "openai does not accept the configured key, or not for this model.",
-    CallRefused: "openai refuses this call as it stands.",
-    InvalidAnswer: "openai answered with something that cannot be read.",
-    ProviderError: "The call to openai failed for an unknown reason.",
-    ProviderOverloaded: "openai cannot serve the call now.",
-    ProviderServerError: "openai failed to serve the call.",
-    ProviderTimeout: "openai gave no complete answer in time.",
-    ProviderUnreachable: "There was no connection to openai, or it broke before the answer was complete.",
-    QuotaExceeded: "The quota or the credit of the openai account is used up.",
-    RateLimited: "openai limits the rate of calls.",
-}
 
-
-def translate(error: Exception) -> ProviderError:
+def translate(provider: LLMProviderType, error: Exception) -> ProviderError:
     """Say what an exception from a call means; it is never the new error's cause or context."""
     if isinstance(error, ProviderError):
         return error
     if isinstance(error, openai.APIStatusError):
-        return _of_status(error)
-    failure = _class_of(_transport_error_behind(error))
-    details: dict[str, str | int | float | bool] = {"exception": type(error).__name__}
-    return failure(_MESSAGES[failure], details=details)
+        return _of_told(provider, error.status_code, _fields(error.body), error.response.headers)
+    return vendor_errors.of_exception(provider, _transport_error_behind(error), _SDK_ERRORS)
 
 
-def _of_status(error: openai.APIStatusError) -> ProviderError:
-    failure = QuotaExceeded if _is_about_money(error) else _class_of_status(error.status_code)
-    return failure(
-        _MESSAGES[failure],
-        retry_after_seconds=retry_after_seconds(error.response.headers, now=datetime.now(UTC)),
-        details={"http_status": error.status_code},
+def of_told_error(provider: LLMProviderType, told: object) -> ProviderError:
+    """The error that came with a 200 in place of an answer; its code is the status it would have had."""
+    fields = _fields(told)
+    failure = _of_told(provider, _status(fields.get("code")), fields, {})
+    return type(failure)(
+        f"Instead of an answer came an error: {failure.message}",
+        retry_after_seconds=failure.retry_after_seconds,
+        details=failure.details,
     )
 
 
-def _is_about_money(error: openai.APIStatusError) -> bool:
-    # As text, because the SDK does not check what a vendor put there.
-    return str(error.code) in MONEY_CODES or str(error.type) in MONEY_CODES
+def _of_told(
+    provider: LLMProviderType, status: int, told: Mapping[Any, Any], headers: Mapping[str, str]
+) -> ProviderError:
+    return vendor_errors.of_status(provider, status, headers, meaning=_meaning(told), retry_after=_wait(told))
 
 
-def _class_of_status(status: int) -> type[ProviderError]:
-    return _BY_STATUS.get(status) or (ProviderServerError if status >= 500 else CallRefused)
+def _meaning(told: Mapping[Any, Any]) -> type[ProviderError] | None:
+    """What the vendor says beyond the status; None: no more than that."""
+    metadata = _fields(told.get("metadata"))
+    # As texts, because nobody checked what the vendor put there.
+    source = str(metadata.get("limit_source"))
+    if source == UNSETTLED_CALLS:
+        return RateLimited
+    if MONEY_CODES & {source, str(told.get("code")), str(told.get("type"))}:
+        return QuotaExceeded
+    if OBJECTIONS & metadata.keys() or str(metadata.get("error_type")) in OBJECTING_TYPES:
+        return CallRefused
+    return None
+
+
+def _wait(told: Mapping[Any, Any]) -> float | None:
+    wait = _fields(told.get("availability")).get("retry_after")
+    if not isinstance(wait, int | float) or isinstance(wait, bool):
+        return None
+    return float(wait) if 0 <= wait <= LONGEST_WAIT_SECONDS else None
+
+
+def _status(code: object) -> int:
+    status = int(code) if isinstance(code, str) and code.isdecimal() and len(code) == 3 else code
+    return status if isinstance(status, int) and 400 <= status <= 599 else UNKNOWN_STATUS
+
+
+def _fields(value: object) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _transport_error_behind(error: Exception) -> Exception:
@@ -115,7 +120,3 @@ def _transport_error_behind(error: Exception) -> Exception:
     if isinstance(error, openai.APIConnectionError) and isinstance(cause, httpx2.HTTPError):
         return cause
     return error
-
-
-def _class_of(error: Exception) -> type[ProviderError]:
-    return next((failure for known, failure in _BY_CLASS if isinstance(error, known)), ProviderError)

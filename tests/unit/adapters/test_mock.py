@@ -12,6 +12,7 @@ from llm_provider.adapters.providers.mock import MockProvider
 from llm_provider.config import Settings
 from llm_provider.errors import ProviderError, ProviderTimeout, RateLimited
 from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
+from llm_provider.prompts import build_prompt
 
 GOOD = (
     "School uniforms divide opinion. Although some pupils feel that they lose a part of themselves, uniforms make "
@@ -27,7 +28,7 @@ def mock(**settings: Any) -> MockProvider:
 
 def call(essay_a: str = GOOD, essay_b: str = POOR, user_prompt: str = "Which is better?") -> ProviderCall:
     texts = ComparisonTexts(user_prompt=user_prompt, essay_a=essay_a, essay_b=essay_b)
-    return ProviderCall(texts=texts, model="mock-1")
+    return ProviderCall(texts=texts, prompt=build_prompt(texts), model="mock-1")
 
 
 def ask(provider: MockProvider, *essays: str, **texts: str) -> ProviderAnswer:
@@ -154,9 +155,7 @@ def test_an_answer_takes_as_long_as_it_is_told_to() -> None:
     assert 0.06 <= time.monotonic() - begin < 0.5
 
 
-def test_switched_off_it_is_neither_configured_nor_available() -> None:
-    """And else it is both."""
+def test_switched_off_it_is_not_configured() -> None:
+    """And else it is."""
     assert mock().is_configured()
-    assert mock().is_available()
     assert not mock(enabled=False).is_configured()
-    assert not mock(enabled=False).is_available()

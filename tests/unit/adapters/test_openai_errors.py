@@ -1,19 +1,27 @@
 """Every exception of the SDK and of its HTTP client has one meaning."""
 
+import importlib
 import json
+import pkgutil
 import traceback
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 
-from llm_provider.adapters.providers.openai_errors import MONEY_CODES, translate
+from contracts.enums import LLMProviderType
+from llm_provider.adapters.providers.openai_errors import MONEY_CODES, of_told_error, translate
 from llm_provider.errors import (
+    AnswerLost,
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
+    ProviderBusy,
     ProviderError,
     ProviderOverloaded,
     ProviderServerError,
@@ -35,8 +43,8 @@ BY_STATUS = {
     403: AuthenticationFailed,
     404: CallRefused,
     405: CallRefused,
-    408: ProviderTimeout,
-    409: ProviderOverloaded,
+    408: ProviderBusy,
+    409: ProviderBusy,
     413: CallRefused,
     422: CallRefused,
     429: RateLimited,
@@ -46,7 +54,7 @@ BY_STATUS = {
     501: ProviderServerError,
     502: ProviderServerError,
     503: ProviderOverloaded,
-    504: ProviderServerError,
+    504: ProviderTimeout,
     520: ProviderServerError,
     529: ProviderOverloaded,
     599: ProviderServerError,
@@ -55,12 +63,30 @@ BY_STATUS = {
 # What no call of ours can raise, because it belongs to other parts of the SDK; it still gets a meaning.
 ELSEWHERE = {
     "APIRemovedInV1",
+    "AgentFilePreparationError",
+    "AgentFileStagingError",
+    "AgentOutputParseError",
+    "AgentTurnResultError",
+    "BrowserCancelledError",
+    "BrowserError",
+    "ComputerUseError",
+    "DecisionsToolRunnerCancelledError",
+    "DecisionsToolRunnerError",
+    "InvalidWebhookSignatureError",
+    "MissingDependencyError",
+    "MissingStreamClassError",
     "MutuallyExclusiveAuthError",
+    "OAuthError",
+    "ResponsesWebSocketBufferError",
+    "ResponsesWebSocketError",
     "StreamAlreadyConsumed",
     "SubjectTokenProviderError",
+    "ToolRunnerCancelledError",
+    "ToolRunnerError",
     "WebSocketConnectionClosedError",
     "WebSocketQueueFullError",
     "_AmbiguousModuleClientUsageError",
+    "_TransientTokenExchangeError",
 }
 
 # The client library's exceptions about its own use, of which the SDK makes a correct one.
@@ -68,6 +94,8 @@ MISUSE = {
     "CookieConflict",
     "HTTPError",
     "HTTPStatusError",
+    "HTTPXDeprecationWarning",
+    "QueueShutDown",
     "RequestNotRead",
     "ResponseNotRead",
     "StreamClosed",
@@ -76,28 +104,32 @@ MISUSE = {
 }
 
 TRANSPORT = {
-    "CloseError": ProviderUnreachable,
+    "CloseError": AnswerLost,
     "ConnectError": ProviderUnreachable,
     "ConnectTimeout": ProviderUnreachable,
     "DecodingError": InvalidAnswer,
     "InvalidURL": CallRefused,
     "LocalProtocolError": CallRefused,
-    "NetworkError": ProviderUnreachable,
-    "PoolTimeout": ProviderTimeout,
-    "ProtocolError": ProviderUnreachable,
+    "NetworkError": AnswerLost,
+    "PoolTimeout": ProviderUnreachable,
+    "ProtocolError": AnswerLost,
     "ProxyError": ProviderUnreachable,
-    "ReadError": ProviderUnreachable,
+    "ReadError": AnswerLost,
     "ReadTimeout": ProviderTimeout,
-    "RemoteProtocolError": ProviderUnreachable,
-    "RequestError": ProviderUnreachable,
-    "SSEError": ProviderUnreachable,
+    "RemoteProtocolError": AnswerLost,
+    "RequestError": AnswerLost,
+    "SSEError": AnswerLost,
     "TimeoutException": ProviderTimeout,
     "TooManyRedirects": CallRefused,
-    "TransportError": ProviderUnreachable,
+    "TransportError": AnswerLost,
     "UnsupportedProtocol": CallRefused,
-    "WriteError": ProviderUnreachable,
+    "WriteError": AnswerLost,
     "WriteTimeout": ProviderTimeout,
 }
+
+
+def meaning_of(error: Exception) -> ProviderError:
+    return translate(LLMProviderType.OPENROUTER, error)
 
 
 def status_error(status: int, body: Any = BODY, headers: dict[str, str] | None = None) -> openai.APIStatusError:
@@ -110,15 +142,22 @@ def status_error(status: int, body: Any = BODY, headers: dict[str, str] | None =
     return raised.value
 
 
-def subclasses(of: type[Exception]) -> Iterator[type[Exception]]:
+def exceptions_of(package: ModuleType) -> dict[str, type[BaseException]]:
+    """Every exception class of a library by its name, in whichever of its modules it is made."""
+    with warnings.catch_warnings(action="ignore"):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda _: None):
+            # Some of its modules need what is not installed, and some are programs.
+            if not module.name.endswith("__main__"):
+                with suppress(Exception):
+                    importlib.import_module(module.name)
+    own = {package.__name__}
+    return {found.__name__: found for found in subclasses(BaseException) if {found.__module__.split(".")[0]} == own}
+
+
+def subclasses(of: type[BaseException]) -> Iterator[type[BaseException]]:
     for direct in of.__subclasses__():
         yield direct
         yield from subclasses(direct)
-
-
-def httpx2_errors() -> dict[str, type[Exception]]:
-    public = {name: getattr(httpx2, name) for name in dir(httpx2)}
-    return {n: c for n, c in public.items() if isinstance(c, type) and issubclass(c, Exception)}
 
 
 def other_sdk_errors() -> list[tuple[Exception, type[ProviderError]]]:
@@ -127,7 +166,7 @@ def other_sdk_errors() -> list[tuple[Exception, type[ProviderError]]]:
     return [
         (openai.OpenAIError(SECRET), ProviderError),
         (openai.APIError(SECRET, REQUEST, body=BODY), ProviderError),
-        (openai.APIConnectionError(message=SECRET, request=REQUEST), ProviderUnreachable),
+        (openai.APIConnectionError(message=SECRET, request=REQUEST), AnswerLost),
         (openai.APITimeoutError(REQUEST), ProviderTimeout),
         (openai.APIResponseValidationError(response, BODY, message=SECRET), InvalidAnswer),
         (openai.LengthFinishReasonError(completion=completion), InvalidAnswer),
@@ -138,7 +177,7 @@ def other_sdk_errors() -> list[tuple[Exception, type[ProviderError]]]:
 @pytest.mark.parametrize(("status", "meaning"), BY_STATUS.items())
 def test_every_status_has_one_meaning(status: int, meaning: type[ProviderError]) -> None:
     """The status decides, whichever class the SDK chose for it; it is told in the details."""
-    failure = translate(status_error(status))
+    failure = meaning_of(status_error(status))
     assert type(failure) is meaning
     assert failure.details == {"http_status": status}
 
@@ -148,7 +187,7 @@ def test_every_status_has_one_meaning(status: int, meaning: type[ProviderError])
 @pytest.mark.parametrize("status", [400, 403, 429])
 def test_what_is_about_money_is_no_matter_of_waiting(status: int, place: str, code: str) -> None:
     """A 429 for an empty account is not retried."""
-    failure = translate(status_error(status, {**BODY, place: code}))
+    failure = meaning_of(status_error(status, {**BODY, place: code}))
     assert type(failure) is QuotaExceeded
     assert not failure.is_retryable
 
@@ -156,20 +195,22 @@ def test_what_is_about_money_is_no_matter_of_waiting(status: int, place: str, co
 @pytest.mark.parametrize("body", [None, [], "html", 7, {}, {"code": ["x"], "type": {"y": 1}}, {"code": 429}])
 def test_an_error_of_an_unknown_shape_is_read_by_its_status(body: object) -> None:
     """A vendor's proxy does not speak the vendor's JSON."""
-    assert type(translate(status_error(429, body))) is RateLimited
+    assert type(meaning_of(status_error(429, body))) is RateLimited
 
 
 def test_what_the_vendor_says_about_waiting_is_kept() -> None:
     """Header names come in any case."""
-    failure = translate(status_error(429, headers={"Retry-After": "17"}))
+    failure = meaning_of(status_error(429, headers={"Retry-After": "17"}))
     assert failure.retry_after_seconds == 17.0
-    assert translate(status_error(503, headers={"Retry-After": "-17"})).retry_after_seconds is None
+    assert meaning_of(status_error(503, headers={"Retry-After": "-17"})).retry_after_seconds is None
 
 
 @pytest.mark.parametrize(("error", "meaning"), other_sdk_errors(), ids=lambda value: type(value).__name__)
 def test_the_sdk_s_other_errors_have_one_meaning(error: Exception, meaning: type[ProviderError]) -> None:
     """Those without a status."""
-    assert type(translate(error)) is meaning
+    failure = meaning_of(error)
+    assert type(failure) is meaning
+    assert failure.details == {"exception": type(error).__name__}
 
 
 @pytest.mark.parametrize(("name", "meaning"), TRANSPORT.items())
@@ -178,11 +219,11 @@ def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
     name: str, meaning: type[ProviderError], wrapper: Any
 ) -> None:
     """The SDK wraps most of them and says less than its cause does."""
-    error: Exception = httpx2_errors()[name](SECRET)
+    error: Exception = getattr(httpx2, name)(SECRET)
     if wrapper is not None and isinstance(error, httpx2.HTTPError):
         error, cause = wrapper(request=REQUEST), error
         error.__cause__ = cause
-    assert type(translate(error)) is meaning
+    assert type(meaning_of(error)) is meaning
 
 
 @pytest.mark.parametrize(
@@ -197,32 +238,66 @@ def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
 )
 def test_anything_else_is_a_provider_error_too(error: Exception, meaning: type[ProviderError]) -> None:
     """The port promises that nothing else is raised."""
-    assert type(translate(error)) is meaning
+    assert type(meaning_of(error)) is meaning
 
 
 def test_an_error_of_ours_stays_as_it_is() -> None:
     """What is already translated is not translated again."""
     ours = AuthenticationFailed("No key.")
-    assert translate(ours) is ours
+    assert meaning_of(ours) is ours
 
 
 def test_no_exception_of_the_sdk_is_unknown_here() -> None:
-    """A new version of the SDK that adds one makes this fail."""
-    made = {type(status_error(status)).__name__ for status in BY_STATUS}
-    made |= {type(error).__name__ for error, _ in other_sdk_errors()} | {"OAuthError", "OpenAIError"}
-    assert {error.__name__ for error in subclasses(openai.OpenAIError)} <= made | ELSEWHERE
+    """A new version of the SDK that adds one, or drops one, makes this fail."""
+    tried = {type(status_error(status)).__name__ for status in BY_STATUS}
+    tried |= {type(error).__name__ for error, _ in other_sdk_errors()}
+    assert set(exceptions_of(openai)) == tried | ELSEWHERE
+
+
+def test_what_no_call_raises_is_a_provider_error_all_the_same() -> None:
+    """Should one come, however little there is in it."""
+    known = exceptions_of(openai) | exceptions_of(httpx2)
+    for foreign in (known[name] for name in ELSEWHERE | MISUSE):
+        # Some are for asyncio, which cancels with what is no Exception; a status is read above.
+        if issubclass(foreign, Exception) and not issubclass(foreign, openai.APIStatusError):
+            assert isinstance(meaning_of(foreign.__new__(foreign)), ProviderError)
+
+
+def test_whoever_failed_is_named() -> None:
+    """The same SDK speaks for two vendors."""
+    for error in (status_error(500), json.JSONDecodeError("no", "", 0), openai.APITimeoutError(REQUEST)):
+        for provider in (LLMProviderType.OPENAI, LLMProviderType.OPENROUTER):
+            named = {name for name in LLMProviderType if name in translate(provider, error).message}
+            assert named == {provider}
+
+
+@pytest.mark.parametrize(
+    "told", [None, SECRET, [SECRET], 7, {}, {"code": {}}, {"metadata": [SECRET], "code": "9" * 5000}]
+)
+def test_an_error_told_in_an_unknown_shape_is_the_vendor_s(told: object) -> None:
+    """It came in place of an answer, so something failed, and nothing of it is shown."""
+    failure = of_told_error(LLMProviderType.OPENROUTER, told)
+    assert type(failure) is ProviderServerError
+    assert SECRET not in repr(failure) + repr(vars(failure))
+
+
+@pytest.mark.parametrize("wait", ["17", True, -1, 10**400, float("nan"), None, [1]])
+def test_a_wait_told_in_an_unknown_shape_is_none(wait: object) -> None:
+    """Only a number of seconds is one."""
+    failure = of_told_error(LLMProviderType.OPENROUTER, {"code": 429, "availability": {"retry_after": wait}})
+    assert (type(failure), failure.retry_after_seconds) == (RateLimited, None)
 
 
 def test_no_exception_of_the_http_client_is_unknown_here() -> None:
     """A new version of httpx2 that adds one makes this fail."""
-    assert set(httpx2_errors()) == set(TRANSPORT) | MISUSE
+    assert set(exceptions_of(httpx2)) == set(TRANSPORT) | MISUSE
 
 
 def test_nothing_of_the_vendor_or_the_essays_passes() -> None:
     """Neither the message, nor the details, nor a chained exception, nor an attribute holds a foreign text."""
     errors = [status_error(status) for status in BY_STATUS] + [error for error, _ in other_sdk_errors()]
     for error in errors:
-        failure = translate(error)
+        failure = meaning_of(error)
         assert SECRET not in "".join(traceback.format_exception(failure)) + repr(vars(failure))
         assert failure.__cause__ is None
         assert failure.__context__ is None

@@ -1,0 +1,77 @@
+"""The official SDK's client, set up so that nothing but our settings decides where a key is sent."""
+
+import os
+import re
+
+import httpx2
+from google.genai import Client, errors, types
+from google.genai.client import DebugConfig
+
+from llm_provider.adapters.providers.deadline_transport import DeadlineTransport
+from llm_provider.internal_models import Prompt
+
+# The stable one, which the vendor supports for as long as it exists; structured output, thinking and system
+# instructions are among its features (https://ai.google.dev/gemini-api/docs/api-versions), and the SDK takes it, too.
+API_VERSION = "v1"
+
+_WITH_VERSION = re.compile(r"(?P<url>.*)/(?P<version>v\d+\w*)/?")
+
+
+class GoogleClient:
+    """Makes each call once, follows no redirect and heeds no GOOGLE_* variable and no proxy."""
+
+    def __init__(self, api_key: str, base_url: str) -> None:
+        self._http = httpx2.Client(
+            transport=DeadlineTransport(),
+            trust_env=False,
+            follow_redirects=False,
+            event_hooks={"response": [_keep_the_status]},
+        )
+        # It closes its connections as soon as nobody holds it, whoever holds its parts.
+        self._sdk = _build_sdk(api_key, base_url, self._http)
+
+    def generate(self, model: str, prompt: Prompt, config: types.GenerateContentConfig) -> object:
+        """The body of the answer to one call, as it came; what is to be generated, `config` says."""
+        content = types.Content(role="user", parts=[types.Part(text=prompt.user)])
+        reply = self._sdk.models.generate_content(model=model, contents=[content], config=config)
+        return reply.sdk_http_response.body if reply.sdk_http_response is not None else None
+
+    def close(self) -> None:
+        self._sdk.close()
+        self._http.close()
+
+
+def _build_sdk(api_key: str, base_url: str, http: httpx2.Client) -> Client:
+    """Everything that the environment would decide otherwise is said here."""
+    # No argument overrules this one, which may ask for a library that is not installed.
+    os.environ.pop("GOOGLE_GENAI_HTTP_CLIENT", None)
+    url, version = _split_version(base_url)
+    return Client(
+        vertexai=False,
+        api_key=api_key,
+        # None would be read from the environment, which can make the SDK write every call to a file.
+        debug_config=DebugConfig(client_mode="", replays_directory="", replay_id=""),
+        http_options=types.HttpOptions(
+            base_url=url,
+            api_version=version,
+            httpx_client=http,
+            # It is never used. Without it the SDK would make one, by the environment's proxies and certificates.
+            httpx_async_client=httpx2.AsyncClient(transport=httpx2.AsyncBaseTransport(), trust_env=False),
+        ),
+    )
+
+
+def _split_version(base_url: str) -> tuple[str, str]:
+    """A gateway's URL may end with the version that is spoken there, such as /v1beta."""
+    found = _WITH_VERSION.fullmatch(base_url)
+    return (found["url"], found["version"]) if found else (base_url, API_VERSION)
+
+
+def _keep_the_status(response: httpx2.Response) -> None:
+    """The SDK trips over an error's body that is no UTF-8, like a proxy's page, before it looks at the status."""
+    if response.status_code == 200:
+        return
+    try:
+        response.read().decode()
+    except UnicodeDecodeError:
+        errors.APIError.raise_error(response.status_code, {}, response)

@@ -1,0 +1,69 @@
+"""What every vendor's answer comes down to, and the one way from there to a ProviderAnswer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from contracts.enums import LLMProviderType
+from contracts.events.llm_provider_events import TokenUsage
+from llm_provider.adapters.pricing import price
+from llm_provider.errors import InvalidAnswer, ProviderError
+from llm_provider.internal_models import ProviderAnswer, TokenCounts
+from llm_provider.verdicts import parse_verdict
+
+MAX_TOKENS = 1_000_000_000  # More than any model reads; a greater count is a defect of the vendor's.
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A vendor's answer, told apart before any JSON is parsed: `text`, or `problem`, why there is none to parse."""
+
+    text: str = field(repr=False)
+    problem: str | None
+    counts: TokenCounts
+    # What changes the price list's figures, in genai-prices' words, such as {"service_tier": "flex"}.
+    price_context: Mapping[str, str] = field(default_factory=dict)
+    # US dollars, when the vendor itself says what it charged.
+    charged_usd: float | None = None
+    # What went wrong at the vendor, told with the status of a success.
+    failure: ProviderError | None = None
+
+
+def to_answer(
+    reply: Reply, *, provider: LLMProviderType, model: str, dropped_parameters: Sequence[str] = ()
+) -> ProviderAnswer:
+    """Validate and price it; a ProviderError carries what the vendor counted, and bills, all the same."""
+    cost = price(provider, model, reply.counts, reply.price_context, charged_usd=reply.charged_usd)
+    usage = _token_usage(reply.counts)
+    try:
+        if reply.failure is not None:
+            raise reply.failure
+        if reply.problem is not None:
+            raise InvalidAnswer(reply.problem)
+        verdict = parse_verdict(reply.text)
+    except ProviderError as error:
+        raise error.billed(usage, cost.usd) from None
+    notes: dict[str, JsonValue] = {}
+    if dropped_parameters:
+        notes["dropped_parameters"] = list(dropped_parameters)
+    if cost.note:
+        notes["cost_note"] = cost.note
+    return ProviderAnswer(verdict=verdict, token_usage=usage, cost_usd=cost.usd, notes=notes)
+
+
+def count(holder: object, name: str) -> int:
+    """A count of tokens off a vendor's object, or 0 when it is missing or makes no sense."""
+    value = getattr(holder, name, None)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return value if 0 <= value <= MAX_TOKENS else 0
+
+
+def _token_usage(counts: TokenCounts) -> TokenUsage:
+    """The vendor's counts; the total is theirs added up, so that the three never disagree."""
+    return TokenUsage(
+        prompt_tokens=counts.prompt,
+        completion_tokens=counts.completion,
+        total_tokens=counts.prompt + counts.completion,
+    )

@@ -1,0 +1,109 @@
+"""What is the same in every vendor's failures: HTTP statuses, and the exceptions of httpx2 below all their SDKs.
+
+What is made here holds plain values only: an SDK's exceptions carry the request with the essays in it and texts of
+the vendor that may quote them, and some cannot be unpickled.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import httpx2
+
+from contracts.enums import LLMProviderType
+from llm_provider.adapters.providers.retry_after import retry_after_seconds
+from llm_provider.errors import (
+    AnswerLost,
+    AuthenticationFailed,
+    CallRefused,
+    InvalidAnswer,
+    ProviderBusy,
+    ProviderError,
+    ProviderOverloaded,
+    ProviderServerError,
+    ProviderTimeout,
+    ProviderUnreachable,
+    QuotaExceeded,
+    RateLimited,
+)
+
+BY_STATUS: dict[int, type[ProviderError]] = {
+    401: AuthenticationFailed,
+    402: QuotaExceeded,
+    403: AuthenticationFailed,
+    408: ProviderBusy,  # The vendor did not get the whole call in time, so it cannot have worked on it.
+    409: ProviderBusy,  # Two calls met at a lock of the vendor's.
+    429: RateLimited,
+    503: ProviderOverloaded,
+    504: ProviderTimeout,  # A gateway waited in vain; what is behind it may have done the work.
+    529: ProviderOverloaded,
+}
+
+# The first that fits counts. A call that never connected cannot have been billed, so it is no ProviderTimeout.
+BY_EXCEPTION: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
+    (httpx2.ConnectTimeout, ProviderUnreachable),
+    (httpx2.PoolTimeout, ProviderUnreachable),
+    (httpx2.ConnectError, ProviderUnreachable),
+    (httpx2.TimeoutException, ProviderTimeout),
+    (httpx2.LocalProtocolError, CallRefused),
+    (httpx2.UnsupportedProtocol, CallRefused),
+    (httpx2.InvalidURL, CallRefused),
+    (httpx2.TooManyRedirects, CallRefused),
+    (httpx2.DecodingError, InvalidAnswer),
+    (httpx2.ProxyError, ProviderUnreachable),
+    (httpx2.RequestError, AnswerLost),
+    (UnicodeEncodeError, CallRefused),
+    (ValueError, InvalidAnswer),  # JSONDecodeError and UnicodeDecodeError: a 200 whose body is not JSON.
+)
+
+_MESSAGES: dict[type[ProviderError], str] = {
+    AnswerLost: "The connection to {} broke before the answer was complete.",
+    AuthenticationFailed: "{} does not accept the configured key, or not for this model.",
+    CallRefused: "{} refuses this call as it stands.",
+    InvalidAnswer: "{} answered with something that cannot be read.",
+    ProviderBusy: "{} asks for this call once more.",
+    ProviderError: "The call to {} failed for an unknown reason.",
+    ProviderOverloaded: "{} cannot serve the call now.",
+    ProviderServerError: "{} failed to serve the call.",
+    ProviderTimeout: "{} gave no complete answer in time.",
+    ProviderUnreachable: "There was no connection to {}.",
+    QuotaExceeded: "The quota or the credit of the {} account is used up.",
+    RateLimited: "{} limits the rate of calls.",
+}
+
+
+def of_status(
+    provider: LLMProviderType,
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    is_about_money: bool = False,
+    meaning: type[ProviderError] | None = None,
+    retry_after: float | None = None,
+) -> ProviderError:
+    """The error an HTTP status means, unless its body gave it a `meaning` of its own or said that it is about money.
+
+    `retry_after` seconds, where a body says it, win over the headers.
+    """
+    failure = QuotaExceeded if is_about_money else meaning or _class_of_status(status)
+    wait = retry_after if retry_after is not None else retry_after_seconds(headers, now=datetime.now(UTC))
+    return failure(message(provider, failure), retry_after_seconds=wait, details={"http_status": status})
+
+
+def of_exception(
+    provider: LLMProviderType,
+    error: Exception,
+    also: tuple[tuple[type[Exception], type[ProviderError]], ...] = (),
+) -> ProviderError:
+    """The error an exception below the SDK means; `also` are classes of the SDK itself, asked first."""
+    known = (failure for cause, failure in (*also, *BY_EXCEPTION) if isinstance(error, cause))
+    failure = next(known, ProviderError)
+    return failure(message(provider, failure), details={"exception": type(error).__name__})
+
+
+def message(provider: LLMProviderType, failure: type[ProviderError]) -> str:
+    """Our own words for it: a vendor's could quote the prompt."""
+    return _MESSAGES[failure].format(provider)
+
+
+def _class_of_status(status: int) -> type[ProviderError]:
+    return BY_STATUS.get(status) or (ProviderServerError if status >= 500 else CallRefused)
