@@ -1,0 +1,616 @@
+"""What every admission control does, whatever it is kept in."""
+
+import threading
+from collections import Counter
+
+import pytest
+from redis import Redis
+
+from llm_provider.adapters.memory_admission import MemoryAdmission
+from llm_provider.adapters.redis_admission import RedisAdmission
+from llm_provider.adapters.redis_ledger import connect_redis
+from llm_provider.admission import (
+    LATENESS_SECONDS,
+    PLACE_KEPT_SECONDS,
+    Admission,
+    AdmissionProtocol,
+    BreakerState,
+    BreakerView,
+    CallHealth,
+    Obstacle,
+)
+from llm_provider.config import RateLimit, VendorSettings
+from llm_provider.errors import AdmissionUnavailable
+from scripts.local_servers import free_port
+from tests.ports.admission_stage import (
+    ANTHROPIC,
+    BAD,
+    GOOD,
+    LONG,
+    OPENAI,
+    POLICY,
+    SAME_PROVIDER,
+    SHORT,
+    UNKNOWN,
+    Process,
+    Stage,
+    memory_stage,
+    redis_stage,
+)
+from tests.ports.ledger_suite import at_once
+
+# What passes between two steps of a test on a busy machine.
+SLACK = 0.25
+
+
+@pytest.fixture(params=["memory", "redis"])
+def stage(request: pytest.FixtureRequest, key_prefix: str) -> Stage:
+    if request.param == "memory":
+        return memory_stage()
+    return redis_stage(request.getfixturevalue("redis_client"), key_prefix)
+
+
+def about(seconds: float) -> object:
+    """So many seconds, less what has passed since they were counted from."""
+    return pytest.approx(seconds - SLACK / 2, abs=SLACK / 2 + 0.002)
+
+
+def obstacles(admissions: list[Admission]) -> Counter[Obstacle | None]:
+    return Counter(admission.obstacle for admission in admissions)
+
+
+# --- the breaker
+
+
+def test_without_failures_and_limits_every_call_is_admitted(stage: Stage) -> None:
+    """At once, and with nothing to probe."""
+    process = stage.process()
+    assert {process.call(GOOD) for _ in range(20)} == {Admission(has_turn=True)}
+    assert process.view == BreakerView(BreakerState.CLOSED)
+
+
+def test_failures_in_a_row_open_the_breaker_for_every_process(stage: Stage) -> None:
+    """Whoever asks is told how long the provider is left alone; another provider is not concerned."""
+    one, other = stage.process(), stage.process()
+    for process in (one, other, one):
+        assert other.view.state is BreakerState.CLOSED
+        process.call(BAD)
+    told = other.ask()
+    assert told == Admission(Obstacle.CIRCUIT_OPEN, told.wait_seconds)
+    assert told.wait_seconds == about(SHORT)
+    assert (other.view.state, other.view.failures) == (BreakerState.OPEN, 3)
+    assert other.view.retry_in_seconds == about(SHORT)
+    assert other.ask(target=ANTHROPIC).obstacle is None
+
+
+def test_a_good_call_begins_the_count_anew(stage: Stage) -> None:
+    """Only failures in a row count; what tells nothing neither counts nor breaks the row."""
+    process = stage.process()
+    for health in (BAD, BAD, GOOD, BAD, UNKNOWN, BAD):
+        process.call(health)
+    assert process.view == BreakerView(BreakerState.CLOSED, failures=2)
+    process.call(BAD)
+    assert process.view.state is BreakerState.OPEN
+
+
+def test_a_turn_survives_an_open_breaker(stage: Stage) -> None:
+    """Who has reserved one is told so, to say it again."""
+    process = stage.process()
+    process.break_circuit()
+    assert process.ask(has_turn=True).has_turn
+    assert not process.ask(has_turn=False).has_turn
+
+
+def test_half_open_lets_exactly_one_probe_through(stage: Stage) -> None:
+    """Of forty threads in two processes; the others are told to come back in about a second."""
+    one = stage.half_open()
+    processes = [one, stage.process()]
+    assert one.view == BreakerView(BreakerState.HALF_OPEN, failures=3)
+    told = at_once(40, lambda number: processes[number % 2].ask(f"asks-{number}"))
+    assert obstacles(told) == {None: 1, Obstacle.CIRCUIT_OPEN: 39}
+    assert [admission.is_probe for admission in told if admission.obstacle is None] == [True]
+    assert all(0.7 < admission.wait_seconds < 1.3 for admission in told if admission.obstacle)
+
+
+def test_as_many_good_probes_as_the_policy_says_close_the_breaker(stage: Stage) -> None:
+    """One after another; then calls go on side by side, and the count of failures begins anew."""
+    process = stage.half_open()
+    for _ in range(POLICY.successes):
+        assert process.view.state is BreakerState.HALF_OPEN
+        assert process.call(GOOD).is_probe
+    assert process.view == BreakerView(BreakerState.CLOSED)
+    assert not any(admission.is_probe for admission in [process.ask(), process.ask()])
+
+
+def test_a_bad_probe_opens_the_breaker_again(stage: Stage) -> None:
+    """For the whole time; and good probes of before do not count any more."""
+    process = stage.half_open()
+    process.call(GOOD)
+    process.call(BAD)
+    assert process.ask().wait_seconds == about(SHORT)
+    stage.wait(SHORT)
+    process.call(GOOD)
+    assert process.view.state is BreakerState.HALF_OPEN
+
+
+def test_a_probe_that_tells_nothing_is_given_back(stage: Stage) -> None:
+    """The next caller probes at once."""
+    process = stage.half_open()
+    process.call(UNKNOWN)
+    assert process.view.state is BreakerState.HALF_OPEN
+    assert process.ask().is_probe
+
+
+def test_a_probe_given_up_is_free_for_the_next(stage: Stage) -> None:
+    """Who leaves keeps nobody waiting."""
+    process = stage.half_open()
+    process.admission.leave(OPENAI, process.begin())
+    assert process.ask().is_probe
+
+
+def test_the_same_call_may_ask_for_its_probe_again(stage: Stage) -> None:
+    """A request taken up from a dead worker goes on as the probe that it was."""
+    one, other = stage.half_open(), stage.process()
+    call_id = one.begin()
+    assert other.ask().obstacle is Obstacle.CIRCUIT_OPEN
+    assert other.ask(call_id).is_probe
+
+
+def test_the_probe_of_a_dead_process_lapses_after_a_lease(stage: Stage) -> None:
+    """Until then nobody else probes."""
+    dead, alive = stage.half_open(lease_seconds=SHORT), stage.process(lease_seconds=SHORT)
+    dead.begin()
+    assert alive.ask().obstacle is Obstacle.CIRCUIT_OPEN
+    stage.wait(SHORT)
+    assert alive.ask().is_probe
+
+
+def test_a_living_process_keeps_its_probe(stage: Stage) -> None:
+    """However long the call takes, as it renews."""
+    process = stage.half_open(lease_seconds=SHORT)
+    process.begin()
+    for _ in range(6):
+        stage.wait(SHORT / 4)
+        process.admission.renew()
+    assert process.ask().obstacle is Obstacle.CIRCUIT_OPEN
+
+
+def test_the_late_result_of_a_lapsed_probe_tells_nothing(stage: Stage) -> None:
+    """Another one probes by then, and its result counts; nor does a late one count when the breaker has closed."""
+    process, other = stage.half_open(lease_seconds=SHORT), stage.process()
+    late = process.begin()
+    stage.wait(SHORT)
+    probe = other.begin()
+    process.settle(late, BAD, is_probe=True)
+    assert other.view.state is BreakerState.HALF_OPEN
+    assert other.ask().obstacle is Obstacle.CIRCUIT_OPEN
+    other.settle(probe, GOOD, is_probe=True)
+    assert other.call(GOOD).is_probe
+    other.settle(late, BAD, is_probe=True)
+    assert other.view == BreakerView(BreakerState.CLOSED)
+
+
+@pytest.mark.parametrize("health", [GOOD, BAD])
+def test_calls_from_before_it_opened_neither_prolong_nor_close_it(stage: Stage, health: CallHealth) -> None:
+    """Not while it is open, not while it is half-open, and not after it has closed again."""
+    process = stage.process()
+    early = [process.begin() for _ in range(3 * POLICY.failures)]
+    process.break_circuit()
+    stage.wait(SHORT / 2)
+    for call_id in early[: POLICY.failures]:
+        process.settle(call_id, health)
+    assert process.ask().wait_seconds == about(SHORT / 2)
+    stage.wait(SHORT / 2)
+    for call_id in early[POLICY.failures : -POLICY.failures]:
+        process.settle(call_id, health)
+    for _ in range(POLICY.successes):
+        assert process.call(GOOD).is_probe
+    process.call(BAD)
+    for call_id in early[-POLICY.failures :]:
+        process.settle(call_id, health)
+    assert process.view == BreakerView(BreakerState.CLOSED, failures=1)
+
+
+def test_a_call_that_went_on_without_admission_counts_while_the_breaker_is_closed(stage: Stage) -> None:
+    """Redis was away when it began, and is back when it ends."""
+    process = stage.process()
+    for number in range(POLICY.failures):
+        process.settle(f"never-asked-{number}", BAD)
+    assert process.view.state is BreakerState.OPEN
+    process.settle("never-asked", GOOD)
+    assert process.view.state is BreakerState.OPEN
+
+
+def test_a_call_that_has_to_wait_for_a_limit_takes_no_probe(stage: Stage) -> None:
+    """Else it would keep others from probing while nothing is sent."""
+    free, limited = stage.process(), stage.process(requests_per_minute=60)
+    limited.begin()
+    free.break_circuit()
+    stage.wait(SHORT)
+    assert limited.ask(patience_seconds=0).obstacle is Obstacle.RATE_LIMIT
+    assert free.ask().is_probe
+
+
+def test_a_call_that_has_to_wait_for_a_slot_takes_no_probe(stage: Stage) -> None:
+    """Likewise."""
+    free, limited = stage.process(), stage.process(max_concurrent_calls=1)
+    limited.begin()
+    free.break_circuit()
+    stage.wait(SHORT)
+    assert limited.ask().obstacle is Obstacle.CONCURRENCY
+    assert free.ask().is_probe
+
+
+# --- the rate limits
+
+
+def test_requests_are_spread_evenly_after_a_small_burst(stage: Stage) -> None:
+    """A second's worth at once, then one each tenth of a second, in the order of asking, whichever process asks."""
+    processes = [stage.process(requests_per_minute=600), stage.process(requests_per_minute=600)]
+    told = [processes[number % 2].ask() for number in range(40)]
+    assert obstacles(told[:10]) == {None: 10}
+    waits = [admission.wait_seconds for admission in told if admission.obstacle]
+    assert len(waits) >= 40 - 10 - SLACK * 10
+    assert waits[-1] == about(3.0)
+    assert waits == sorted(waits)
+    assert all(admission.has_turn for admission in told)
+
+
+def test_who_has_a_turn_is_not_charged_again(stage: Stage) -> None:
+    """It goes on when its time has come, and the turns of others stay where they were."""
+    process = stage.process(requests_per_minute=60)
+    process.ask("first")
+    told = process.ask("second")
+    assert told == Admission(Obstacle.RATE_LIMIT, told.wait_seconds, has_turn=True)
+    assert told.wait_seconds == about(1.0)
+    assert process.ask("second", has_turn=True).obstacle is None
+    assert process.ask("third").wait_seconds == about(2.0)
+
+
+def test_a_turn_beyond_the_patience_is_not_reserved(stage: Stage) -> None:
+    """The caller learns the wait, and nobody waits behind somebody who has gone."""
+    process = stage.process(requests_per_minute=60)
+    process.ask()
+    for _ in range(3):
+        told = process.ask(patience_seconds=0.1)
+        assert told == Admission(Obstacle.RATE_LIMIT, told.wait_seconds, has_turn=False)
+        assert told.wait_seconds == about(1.0)
+    assert process.ask(patience_seconds=1.0).has_turn
+
+
+def test_requests_and_tokens_are_reserved_together_or_not_at_all(stage: Stage) -> None:
+    """A call that the tokens refuse takes no request, and the other way round."""
+    process = stage.process(requests_per_minute=60, tokens_per_minute=60_000)
+    assert process.ask(tokens=1000).obstacle is None
+    assert process.ask(tokens=1000, patience_seconds=0).wait_seconds == about(1.0)
+    assert process.ask(tokens=1, patience_seconds=0).wait_seconds == about(1.0)
+    assert process.ask(tokens=1000).wait_seconds == about(1.0)
+    assert process.ask(tokens=1000).wait_seconds == about(2.0)
+
+
+def test_tokens_are_limited_without_a_limit_on_requests(stage: Stage) -> None:
+    """Small calls pass side by side while the account lasts."""
+    process = stage.process(tokens_per_minute=60_000)
+    assert obstacles([process.ask(tokens=100) for _ in range(10)]) == {None: 10}
+    assert process.ask(tokens=1000).wait_seconds == about(1.0)
+
+
+def test_a_call_larger_than_the_limit_passes_and_leaves_a_debt(stage: Stage) -> None:
+    """It would else wait for ever; those behind it wait for what it took."""
+    process = stage.process(tokens_per_minute=6000)
+    assert process.ask(tokens=10_000).obstacle is None
+    assert process.ask(tokens=10_000).wait_seconds == about(100.0)
+    assert process.ask(tokens=1).wait_seconds == about(199.0 + 0.01)
+
+
+def test_the_tokens_really_used_correct_the_account(stage: Stage) -> None:
+    """Both ways: what was not used comes back, what was used beyond it is missing."""
+    process = stage.process(tokens_per_minute=60_000)
+    thrifty, wasteful = process.ids(), process.ids()
+    process.ask(thrifty, tokens=5000)
+    process.settle(thrifty, GOOD, tokens_beyond_estimate=-4000)
+    assert process.ask(tokens=1000, patience_seconds=0).wait_seconds == about(1.0)
+    process.settle(wasteful, GOOD, tokens_beyond_estimate=3000)
+    assert process.ask(tokens=1000, patience_seconds=0).wait_seconds == about(4.0)
+
+
+def test_what_is_given_back_makes_no_account_fuller_than_full(stage: Stage) -> None:
+    """Estimates that were far too high do not add up to a burst."""
+    process = stage.process(tokens_per_minute=60_000)
+    for _ in range(5):
+        process.settle(process.ids(), GOOD, tokens_beyond_estimate=-50_000)
+    process.ask(tokens=1000)
+    assert process.ask(tokens=1000).wait_seconds == about(1.0)
+
+
+def test_each_model_has_a_limit_of_its_own(stage: Stage) -> None:
+    """The vendor counts them apart, and so do we; one may have another limit than the others."""
+    other = RateLimit(requests_per_minute=1)
+    process = stage.process(requests_per_minute=60, model_limits={SAME_PROVIDER.model: other})
+    process.ask()
+    assert process.ask(target=SAME_PROVIDER).obstacle is None
+    assert process.ask().wait_seconds == about(1.0)
+    assert process.ask(target=SAME_PROVIDER).wait_seconds == about(60.0)
+
+
+# --- a vendor that asks to be left alone
+
+
+def test_a_held_model_is_left_alone_by_everybody(stage: Stage) -> None:
+    """Also without a limit, and with a turn; what waits is spread behind the hold. Other models are not concerned."""
+    one, early, late = stage.process(), stage.process(chance=0.0), stage.process(chance=1.0)
+    one.call(UNKNOWN, hold_seconds=20.0)
+    assert early.ask().obstacle is Obstacle.RATE_LIMIT
+    assert early.ask().wait_seconds == about(20.0)
+    assert late.ask().wait_seconds == about(24.0)
+    assert (early.ask().has_turn, early.ask(has_turn=True).has_turn) == (False, True)
+    assert early.ask(has_turn=True).wait_seconds == about(20.0)
+    assert early.ask(target=SAME_PROVIDER).obstacle is None
+
+
+def test_a_hold_ends_by_itself(stage: Stage) -> None:
+    """No call is needed to end it."""
+    process = stage.process()
+    process.call(UNKNOWN, hold_seconds=SHORT)
+    assert process.ask().obstacle is Obstacle.RATE_LIMIT
+    stage.wait(SHORT)
+    assert process.ask().obstacle is None
+
+
+def test_turns_behind_a_hold_come_at_the_pace_of_the_limit(stage: Stage) -> None:
+    """The first when it ends, without a burst."""
+    process = stage.process(requests_per_minute=600, tokens_per_minute=60_000_000)
+    process.call(UNKNOWN, hold_seconds=20.0)
+    told = [process.ask() for _ in range(30)]
+    assert told[0].wait_seconds == about(20.0)
+    assert told[-1].wait_seconds == about(22.9)
+    assert all(admission.has_turn for admission in told)
+    assert process.ask(patience_seconds=5).has_turn is False
+
+
+def test_two_holds_do_not_add_up(stage: Stage) -> None:
+    """Ten calls that are turned away at once ask for one pause; the one that ends last counts."""
+    process = stage.process(chance=0.0)
+    calls = [process.begin() for _ in range(4)]
+    for call_id, hold in zip(calls, (10.0, 20.0, 20.0, 5.0), strict=True):
+        process.settle(call_id, UNKNOWN, hold_seconds=hold)
+    assert process.ask().wait_seconds == about(20.0)
+
+
+# --- concurrent calls
+
+
+def test_no_more_calls_run_at_once_than_the_limit_says(stage: Stage) -> None:
+    """Of all models of a provider together, in all processes; whoever ends makes room."""
+    processes = [stage.process(max_concurrent_calls=2), stage.process(max_concurrent_calls=2)]
+    first = processes[0].begin()
+    processes[1].begin(SAME_PROVIDER)
+    told = processes[1].ask("waits")
+    assert told == Admission(Obstacle.CONCURRENCY, told.wait_seconds, has_turn=True)
+    assert 0.04 < told.wait_seconds <= 1.0
+    assert processes[0].ask(target=ANTHROPIC).obstacle is None
+    processes[0].settle(first, GOOD)
+    assert processes[1].ask("waits").obstacle is None
+    assert processes[0].ask().obstacle is Obstacle.CONCURRENCY
+
+
+def test_many_threads_get_exactly_as_many_places_as_there_are(stage: Stage) -> None:
+    """Forty threads of two processes ask for ten."""
+    processes = [stage.process(max_concurrent_calls=10), stage.process(max_concurrent_calls=10)]
+    told = at_once(40, lambda number: processes[number % 2].ask(f"asks-{number}"))
+    assert obstacles(told) == {None: 10, Obstacle.CONCURRENCY: 30}
+
+
+def test_a_place_goes_to_whoever_asked_first(stage: Stage) -> None:
+    """Not to who comes by when it gets free; the further behind, the longer the suggested wait."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    waits = [process.ask(f"asks-{number}").wait_seconds for number in range(12)]
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (about_exactly(0.05), about_exactly(1.0))
+    process.settle(running, GOOD)
+    assert process.ask("comes-by").obstacle is Obstacle.CONCURRENCY
+    assert process.ask("asks-1").obstacle is Obstacle.CONCURRENCY
+    assert process.ask("asks-0").obstacle is None
+
+
+def about_exactly(seconds: float) -> object:
+    """Redis counts in milliseconds."""
+    return pytest.approx(seconds, abs=0.0011)
+
+
+def test_several_free_places_are_kept_for_as_many_heads_of_the_line(stage: Stage) -> None:
+    """The second one need not wait for the first one to come back."""
+    process = stage.process(max_concurrent_calls=2)
+    running = [process.begin(), process.begin()]
+    for number in range(3):
+        process.ask(f"asks-{number}")
+    for call_id in running:
+        process.settle(call_id, GOOD)
+    assert process.ask("asks-2").obstacle is Obstacle.CONCURRENCY
+    assert process.ask("asks-1").obstacle is None
+    assert process.ask("asks-0").obstacle is None
+
+
+def test_who_does_not_come_back_in_time_keeps_nobody_waiting(stage: Stage) -> None:
+    """It may be dead, or wait elsewhere; when it does come back it is before those who asked later."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    process.ask("away")
+    stage.wait(0.05 + LATENESS_SECONDS)
+    process.ask("second")
+    process.ask("third")
+    process.settle(running, GOOD)
+    assert process.ask("second").obstacle is None
+    assert process.ask("away").obstacle is Obstacle.CONCURRENCY
+    process.settle("second", GOOD)
+    assert process.ask("third").obstacle is Obstacle.CONCURRENCY
+    assert process.ask("away").obstacle is None
+
+
+def test_who_leaves_the_line_keeps_nobody_waiting(stage: Stage) -> None:
+    """At once; and when it asks again, it is behind those who stayed."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    process.ask("leaves")
+    process.ask("stays")
+    process.admission.leave(OPENAI, "leaves")
+    process.ask("leaves")
+    process.settle(running, GOOD)
+    assert process.ask("leaves").obstacle is Obstacle.CONCURRENCY
+    assert process.ask("stays").obstacle is None
+
+
+def test_who_leaves_gives_back_its_slot(stage: Stage) -> None:
+    """A call that was admitted and is not made after all."""
+    process = stage.process(max_concurrent_calls=1)
+    process.admission.leave(OPENAI, process.begin())
+    assert process.ask().obstacle is None
+
+
+def test_the_same_call_holds_one_place_however_often_it_asks(stage: Stage) -> None:
+    """A request taken up from a dead worker goes on in the place that it has."""
+    one, other = stage.process(max_concurrent_calls=2), stage.process(max_concurrent_calls=2)
+    call_id = one.begin()
+    assert other.ask(call_id).obstacle is None
+    assert other.ask().obstacle is None
+    assert other.ask(call_id).obstacle is None
+    assert other.ask().obstacle is Obstacle.CONCURRENCY
+
+
+def test_the_places_of_a_dead_process_come_back_after_a_lease(stage: Stage) -> None:
+    """Those of a living one stay its own, however long its calls take."""
+    terms = {"max_concurrent_calls": 2, "lease_seconds": SHORT}
+    dead, alive = stage.process(**terms), stage.process(**terms)
+    dead.begin()
+    alive.begin()
+    for _ in range(3):
+        assert alive.ask("waits").obstacle is Obstacle.CONCURRENCY
+        stage.wait(SHORT / 4)
+        alive.admission.renew()
+    stage.wait(SHORT / 3)
+    alive.admission.renew()
+    assert alive.ask("waits").obstacle is None
+    assert alive.ask().obstacle is Obstacle.CONCURRENCY
+
+
+def test_a_lapsed_place_is_taken_again_by_the_call_that_still_runs(stage: Stage) -> None:
+    """Redis, or the process, stood still for longer than a lease."""
+    process = stage.process(max_concurrent_calls=1, lease_seconds=SHORT)
+    call_id = process.begin()
+    stage.wait(SHORT)
+    process.admission.renew()
+    assert process.ask("waits").obstacle is Obstacle.CONCURRENCY
+    process.settle(call_id, GOOD)
+    assert process.ask("waits").obstacle is None
+
+
+def test_calls_that_end_while_leases_are_renewed_leave_no_place_taken(stage: Stage) -> None:
+    """Nobody would renew it, but it would be missing for a lease."""
+    process, over = stage.process(max_concurrent_calls=8), threading.Event()
+
+    def run(number: int) -> None:
+        while number == 0 and not over.is_set():
+            process.admission.renew()
+        for _ in range(60 if number else 0):
+            call_id = process.ids()
+            if process.ask(call_id).obstacle is None:
+                process.settle(call_id, GOOD)
+            else:
+                process.admission.leave(OPENAI, call_id)
+        if number == 1:
+            over.set()
+
+    at_once(9, run)
+    assert obstacles([process.ask() for _ in range(8)]) == {None: 8}
+
+
+def test_who_waits_for_a_slot_has_had_its_turn(stage: Stage) -> None:
+    """The rate limits are passed first, and not charged again with each look at the slots."""
+    process = stage.process(max_concurrent_calls=1, requests_per_minute=120)
+    running = process.begin()
+    told = process.ask("waits")
+    assert (told.obstacle, told.has_turn) == (Obstacle.CONCURRENCY, True)
+    for _ in range(5):
+        told = process.ask("waits", has_turn=told.has_turn)
+        assert told.obstacle is Obstacle.CONCURRENCY
+    process.settle(running, GOOD)
+    assert process.ask("waits", has_turn=True).obstacle is None
+    assert process.ask().wait_seconds == about(0.5)
+
+
+# --- when nobody can be asked
+
+
+def away_on_redis() -> AdmissionProtocol:
+    client = connect_redis(f"redis://127.0.0.1:{free_port()}/0", timeout_seconds=0.2)
+    return RedisAdmission(
+        client, prefix="", breaker=POLICY, limits=lambda _: VendorSettings.model_construct(), lease_seconds=LONG
+    )
+
+
+@pytest.mark.parametrize("admission", [MemoryAdmission(away=True), away_on_redis()], ids=["memory", "redis"])
+def test_an_outage_is_told_as_such(admission: AdmissionProtocol) -> None:
+    """The caller decides what to do without; the message tells no address."""
+    process = Process(admission, lambda: "call")
+    for ask in (
+        process.ask,
+        lambda: process.settle("call", GOOD),
+        lambda: admission.leave(OPENAI, "call"),
+        lambda: admission.breaker(OPENAI.provider),
+    ):
+        with pytest.raises(AdmissionUnavailable) as error:
+            ask()
+        assert "127.0.0.1" not in str(error.value)
+
+
+# --- what only Redis has
+
+
+@pytest.fixture
+def on_redis(redis_client: Redis, key_prefix: str) -> Stage:
+    return redis_stage(redis_client, key_prefix)
+
+
+def test_every_key_is_ours_and_expires(on_redis: Stage, redis_client: Redis, key_prefix: str) -> None:
+    """A service that is switched off leaves nothing behind."""
+    process = on_redis.process(requests_per_minute=600, tokens_per_minute=600_000, max_concurrent_calls=1)
+    process.break_circuit()
+    on_redis.wait(SHORT)
+    running = process.begin()
+    process.admission.renew()
+    process.settle(running, GOOD, is_probe=True, tokens_beyond_estimate=200, hold_seconds=0.2)
+    on_redis.wait(0.3)
+    process.begin()
+    process.settle("never-asked", UNKNOWN)
+    on_redis.process(max_concurrent_calls=1).admission.leave(OPENAI, "nobody")
+    half_open_elsewhere = on_redis.process(max_concurrent_calls=1)
+    half_open_elsewhere.begin(ANTHROPIC)
+    assert half_open_elsewhere.ask("waits", ANTHROPIC).obstacle is Obstacle.CONCURRENCY
+    names = {str(key) for key in redis_client.scan_iter(f"{key_prefix}*")}
+    kinds = {name.removeprefix(f"{key_prefix}admission:").split(":")[0] for name in names}
+    assert kinds == {"breaker", "pace", "slots", "line", "due", "ticket"}
+    lives = {name: redis_client.pttl(name) for name in names}
+    assert all(0 < life <= 2 * 3_600_000 for life in lives.values()), lives
+    assert lives[f"{key_prefix}admission:ticket:anthropic:waits"] == pytest.approx(
+        (PLACE_KEPT_SECONDS + 0.05) * 1000, abs=SLACK * 1000
+    )
+
+
+def test_without_limits_a_healthy_provider_leaves_nothing_in_redis(
+    on_redis: Stage, redis_client: Redis, key_prefix: str
+) -> None:
+    """Then nothing is written at all."""
+    process = on_redis.process()
+    for _ in range(3):
+        process.call(GOOD, tokens_beyond_estimate=500)
+    process.admission.renew()
+    assert list(redis_client.scan_iter(f"{key_prefix}*")) == []
+
+
+def test_as_many_threads_as_a_worker_has_ask_at_once(on_redis: Stage) -> None:
+    """A connection for each of them: one too few would make the whole process go on without limits."""
+    process = on_redis.process(max_concurrent_calls=1)
+    for _ in range(3):
+        told = at_once(250, lambda number: process.ask(f"asks-{number}"))
+        assert obstacles(told) == {None: 1, Obstacle.CONCURRENCY: 249}
