@@ -1,6 +1,8 @@
 """The ledger: what is accepted, decided and delivered, and when somebody must look at it again.
 
     accepted --dispatch--> waiting --claim--> running --commit--> decided --deliver--> delivered
+                                               |   ^
+                                            suspend, claim again after the wait
 
 Celery moves work but does not remember it; the ledger remembers. Every operation is atomic, safe to repeat, uses
 the ledger's own clock, and raises LedgerUnavailable when the ledger cannot be asked; whether it then happened is
@@ -9,13 +11,13 @@ unknown.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
 from contracts.enums import CallbackStatus, QueueStatus
-from llm_provider.internal_models import ComparisonTexts
+from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 
 
@@ -31,12 +33,14 @@ class ClaimState(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """The answer to a claim; `request` unless LEFT, `texts` and `seconds_left` when CLAIMED, `outcome` when DECIDED."""
+    """The answer to a claim: `request` unless LEFT; `texts`, `seconds_left` and `progress` when CLAIMED; `outcome`
+    when DECIDED."""
 
     state: ClaimState
     request: QueuedRequest | None = None
     texts: ComparisonTexts | None = None
     seconds_left: float = 0.0
+    progress: CallProgress = field(default_factory=CallProgress)
     outcome: Outcome | None = None
 
 
@@ -132,6 +136,8 @@ class LedgerTiming:
     high_watermark: int
     low_watermark: int
     sweep_batch: int = 200
+    # What no worker has time for when its wait has ended is dispatched ever more rarely, but at least this often.
+    longest_redispatch: float = 300.0
     # How long an event is refused for good before it becomes a dead letter.
     dead_letter_after: float = 600.0
     # A request whose lease lapsed that often runs alone among its like; one more time, and it ends with an error.
@@ -157,6 +163,7 @@ class RecordState(StrEnum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    SUSPENDED = "suspended"
     DECIDED = "decided"
     DELIVERED = "delivered"
     DEAD = "dead"
@@ -266,6 +273,14 @@ class LedgerProtocol(Protocol):
         """Prolong leases (queue_id -> holder), lapsed ones included unless another holder took them.
 
         No lease is prolonged beyond its request's deadline plus a margin.
+        """
+        ...
+
+    def suspend(self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress) -> bool:
+        """Give the lease back and let a sweeper dispatch the request again after the wait; until then nobody claims
+        it. False when the lease was not the holder's any more.
+
+        Its next claim answers with `progress`.
         """
         ...
 

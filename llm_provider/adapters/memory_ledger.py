@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from llm_provider.errors import LedgerUnavailable, QueueFull
-from llm_provider.internal_models import ComparisonTexts
+from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
     Acceptance,
     Action,
@@ -37,6 +37,9 @@ class _Record:
     state: RecordState = RecordState.WAITING
     holder: str = ""
     lease: float = 0.0
+    due: float = 0.0
+    progress: CallProgress = field(default_factory=CallProgress)
+    wait: float = 0.0
     redispatched: float = float("-inf")
     attempts: int = 0
     lapses: int = 0
@@ -95,6 +98,9 @@ class MemoryLedger:
             others = record.state is RecordState.RUNNING and record.holder != holder
             if others and not self._may_be_taken_over(record, now):
                 return Claim(ClaimState.LEFT)
+            if record.state is RecordState.SUSPENDED and record.due > now:
+                return Claim(ClaimState.LEFT)
+            record.wait = 0.0
             if now >= record.deadline:
                 record.look_at = now + self.timing.delivery_window
                 return Claim(ClaimState.EXPIRED, record.request)
@@ -137,7 +143,8 @@ class MemoryLedger:
         record.state, record.holder = RecordState.RUNNING, holder
         self._prolong(record, now)
         self._furthest = max(self._furthest, record.turn)
-        return Claim(ClaimState.CLAIMED, record.request, record.texts, seconds_left=record.deadline - now)
+        seconds_left = record.deadline - now
+        return Claim(ClaimState.CLAIMED, record.request, record.texts, seconds_left, record.progress)
 
     def _prolong(self, record: _Record, now: float) -> None:
         record.lease = min(now + self.timing.lease, record.deadline + self.timing.deadline_margin)
@@ -149,6 +156,15 @@ class MemoryLedger:
                 record = self._record(queue_id)
                 if record and record.state is RecordState.RUNNING and record.holder == holder:
                     self._prolong(record, now)
+
+    def suspend(self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress) -> bool:
+        with self._asked() as now:
+            record = self._record(queue_id)
+            if record is None or record.state is not RecordState.RUNNING or record.holder != holder:
+                return False
+            record.due = record.look_at = min(now + wait_seconds, record.deadline)
+            record.state, record.holder, record.progress = RecordState.SUSPENDED, "", progress
+            return True
 
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         with self._asked() as now:
@@ -295,6 +311,9 @@ class MemoryLedger:
             record.look_at = now + timing.delivery_window
             return Due(queue_id, Action.EXPIRE)
         record.look_at = now + timing.redispatch_after
+        if record.state is RecordState.SUSPENDED:
+            record.wait = max(timing.redispatch_after, min(2 * record.wait, timing.longest_redispatch))
+            record.look_at = min(now + record.wait, record.deadline)
         return Due(queue_id, Action.DISPATCH)
 
     def _lost(self, now: float, queue_is_empty: bool) -> list[_Record]:

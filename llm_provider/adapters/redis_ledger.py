@@ -13,7 +13,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from llm_provider.errors import LedgerUnavailable, QueueFull
-from llm_provider.internal_models import ComparisonTexts
+from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
     Acceptance,
     Action,
@@ -35,6 +35,7 @@ _SCRIPTS = Path(__file__).parent / "lua"
 # What accept.lua answers beside 1, accepted.
 _FULL, _MEMORY_FULL = 0, 2
 MEMORY_NOTE_SECONDS = 5
+_NO_LIMIT = 2**31
 
 
 def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
@@ -48,6 +49,8 @@ def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
         decode_responses=True,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
+        # One for each thread that asks; redis-py's own default of 100 fails the thread after that.
+        max_connections=_NO_LIMIT,
         # Not after a timeout: who has waited once for a Redis that hangs shall not wait twice.
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
@@ -122,6 +125,10 @@ class RedisLedger:
         keys = [self._key("open"), *map(self._record, leases)]
         pairs = [text for pair in leases.items() for text in pair]
         self._run("renew", keys, _ms(self._timing.lease), _ms(self._timing.deadline_margin), *pairs)
+
+    def suspend(self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress) -> bool:
+        keys = [self._record(queue_id), self._key("open")]
+        return bool(self._run("suspend", keys, queue_id, holder, _ms(wait_seconds), progress.model_dump_json()))
 
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         verdict, *stored = self._run(
@@ -240,6 +247,7 @@ class RedisLedger:
             _ms(timing.settle),
             timing.overtaken_by,
             int(queue_is_empty),
+            _ms(timing.longest_redispatch),
         )
         return [Due(queue_id, Action(action)) for action, queue_id in zip(found[::2], found[1::2], strict=True)]
 
@@ -309,7 +317,9 @@ def _claim(state: ClaimState, stored: list[Any]) -> Claim:
     if state in {ClaimState.EXPIRED, ClaimState.POISONED}:
         return Claim(state, request)
     texts = ComparisonTexts.model_validate_json(stored[1])
-    return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000)
+    # Nothing unless it has been suspended before.
+    progress = CallProgress.model_validate_json(stored[3] or "{}")
+    return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000, progress=progress)
 
 
 def _stored(

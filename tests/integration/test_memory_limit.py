@@ -9,6 +9,7 @@ from redis import Redis
 
 from llm_provider.adapters.redis_ledger import MEMORY_NOTE_SECONDS, RedisLedger, connect_redis
 from llm_provider.errors import LedgerUnavailable, QueueFull
+from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import ClaimState
 from scripts.local_servers import RedisServer, wait_until
 from tests.unit.builders import a_request, a_timing, a_verdict_for, some_texts
@@ -52,7 +53,7 @@ def test_above_four_fifths_nothing_more_is_accepted_until_there_is_room(redis: R
 
 
 def test_with_no_memory_left_what_was_accepted_is_finished(redis: Redis, ledger: RedisLedger) -> None:
-    """Claim, renew, commit, delivery and sweep go on when Redis itself refuses to store more."""
+    """Claim, renew, suspension, commit, delivery and sweep go on when Redis itself refuses to store more."""
     running, waiting = a_request(), a_request()
     ledger.accept(running, some_texts())
     ledger.accept(waiting, some_texts())
@@ -62,6 +63,8 @@ def test_with_no_memory_left_what_was_accepted_is_finished(redis: Redis, ledger:
     with pytest.raises(LedgerUnavailable):
         ledger.accept(a_request(), some_texts())
     ledger.renew({running.queue_id: "a"})
+    assert ledger.suspend(running.queue_id, "a", wait_seconds=0.0, progress=CallProgress(failures=1))
+    assert [due.queue_id for due in ledger.sweep(queue_is_empty=False)] == [running.queue_id]
     assert ledger.claim(waiting.queue_id, "b").state is ClaimState.CLAIMED
     for request in (running, waiting):
         decision = ledger.commit(request.queue_id, a_verdict_for(request))

@@ -12,13 +12,17 @@ from redis import Redis
 
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.redis_ledger import RedisLedger
-from llm_provider.ledger import Action, ClaimState, Decision, Due, LedgerProtocol
+from llm_provider.internal_models import CallProgress
+from llm_provider.ledger import Action, Claim, ClaimState, Decision, Due, LedgerProtocol
 from llm_provider.queue_models import Outcome, QueuedRequest
 from tests.unit.builders import Clock, a_request, a_timing, a_verdict_for, an_error_for, some_texts
 
 # Long enough that a busy machine does not reach it by accident, short enough to wait for.
 SHORT = 0.2
 Result = TypeVar("Result")
+
+# Both of its fields differ from what a request without progress has.
+SOME_PROGRESS = CallProgress(failures=2, has_turn=True)
 
 # Milliseconds are the finest that Redis is asked for.
 TICK = 0.005
@@ -51,6 +55,11 @@ class Stage:
     def running(self, holder: str = "first", **changes: Any) -> QueuedRequest:
         request = self.accept(**changes)
         assert self.ledger.claim(request.queue_id, holder).state is ClaimState.CLAIMED
+        return request
+
+    def suspended(self, wait_seconds: float = 60.0, **changes: Any) -> QueuedRequest:
+        request = self.running("first", **changes)
+        assert self.ledger.suspend(request.queue_id, "first", wait_seconds=wait_seconds, progress=SOME_PROGRESS)
         return request
 
     def decided(self, **changes: Any) -> Decision:
@@ -119,6 +128,8 @@ class Known:
     delivered: bool = False
     holder: str = ""
     claimed_at: float = 0.0
+    progress: CallProgress = field(default_factory=CallProgress)
+    due: float = float("-inf")
 
     @property
     def is_kept_elsewhere(self) -> bool:
@@ -136,6 +147,7 @@ class Storm:
         self.ledger = stage.open(
             lease=self.LEASE,
             redispatch_after=0.01,
+            longest_redispatch=0.03,
             delivery_window=0.01,
             delivery_retry=(0.005, 0.01),
             settle=0.005,
@@ -158,17 +170,32 @@ class Storm:
         if claim.state is ClaimState.CLAIMED:
             assert known.first is None
             assert not known.holder or after - known.claimed_at >= self.LEASE - 0.002, "two live holders"
-            known.holder, known.claimed_at = holder, before
+            self.taken(known, claim, holder, before)
         elif claim.state is ClaimState.EXPIRED:
             assert known.first is None
         elif claim.state is ClaimState.DECIDED:
             assert (claim.outcome, known.delivered) == (known.first, False)
 
+    def taken(self, known: Known, claim: Claim, holder: str, before: float) -> None:
+        assert self.now() >= known.due - 0.002, "claimed before its wait ended"
+        assert claim.progress == known.progress
+        known.holder, known.claimed_at = holder, before
+
     def renew(self, known: Known) -> None:
         before = self.now()
         self.ledger.renew({known.request.queue_id: known.holder})
-        if self.ledger.claim(known.request.queue_id, "nobody").state is ClaimState.CLAIMED:
-            known.holder, known.claimed_at = "nobody", before
+        claim = self.ledger.claim(known.request.queue_id, "nobody")
+        if claim.state is ClaimState.CLAIMED:
+            self.taken(known, claim, "nobody", before)
+
+    def suspend(self, known: Known) -> None:
+        wait, progress = self.draw.choice([0.0, 0.02, 60.0]), CallProgress(failures=self.draw.randrange(1, 9))
+        before = self.now()
+        # With a long wait it is the deadline, and nothing else, that brings a request back.
+        wait = wait if known.request.deadline_seconds < 1 else min(wait, 0.02)
+        if self.ledger.suspend(known.request.queue_id, known.holder, wait_seconds=wait, progress=progress):
+            assert known.first is None
+            known.holder, known.progress, known.due = "", progress, before + wait
 
     def commit(self, known: Known) -> None:
         succeeds = self.draw.random() < 0.5
@@ -191,7 +218,7 @@ class Storm:
         self.ledger.postpone(known.request.queue_id, attempted=self.draw.random() < 0.5)
 
     def step(self) -> None:
-        steps = [self.claim, self.claim, self.renew, self.commit, self.deliver, self.postpone]
+        steps = [self.claim, self.claim, self.renew, self.suspend, self.commit, self.deliver, self.postpone]
         what = self.draw.random()
         if what < 0.15 or not self.all:
             self.accept()

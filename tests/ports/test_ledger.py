@@ -15,7 +15,7 @@ from llm_provider.errors import LedgerUnavailable, QueueFull, RequestExpired
 from llm_provider.ledger import Acceptance, Action, ClaimState, Decision, Due, LedgerProtocol
 from llm_provider.queue_models import QueuedRequest
 from scripts.local_servers import free_port
-from tests.ports.ledger_suite import SHORT, TICK, Stage, Storm, action_of, at_once, ledger_outcome
+from tests.ports.ledger_suite import SHORT, SOME_PROGRESS, TICK, Stage, Storm, action_of, at_once, ledger_outcome
 from tests.unit.builders import SECRET, a_request, a_timing, a_verdict_for, an_error_for, some_texts
 
 # --- accept
@@ -44,7 +44,7 @@ def test_accepting_the_same_request_again_changes_nothing(stage: Stage) -> None:
     assert (figures.open, figures.waiting, figures.totals) == (2, 2, {"accepted": 2})
 
 
-@pytest.mark.parametrize("state", ["running", "decided", "delivered"])
+@pytest.mark.parametrize("state", ["running", "suspended", "decided", "delivered"])
 def test_accepting_again_does_not_take_a_request_back(stage: Stage, state: str) -> None:
     """A repeated acceptance that comes late finds what has happened meanwhile, and leaves it."""
     ledger = stage.open()
@@ -411,7 +411,7 @@ def slept_until_due(stage: Stage, queue_id: str) -> int:
     raise AssertionError("It was never due.")
 
 
-@pytest.mark.parametrize("state", ["accept", "running", "delivered"])
+@pytest.mark.parametrize("state", ["accept", "running", "suspended", "delivered"])
 def test_only_an_undelivered_outcome_is_postponed(stage: Stage, state: str) -> None:
     """Nothing else becomes due by it."""
     ledger = stage.open(delivery_retry=(0.01,))
@@ -589,6 +589,7 @@ def test_no_step_brings_an_unknown_request_into_being(stage: Stage) -> None:
     decision = Decision(request, a_verdict_for(request))
     ledger.claim(request.queue_id, "first")
     ledger.renew({request.queue_id: "first"})
+    ledger.suspend(request.queue_id, "first", wait_seconds=0.0, progress=SOME_PROGRESS)
     ledger.commit(request.queue_id, decision.outcome)
     ledger.mark_delivered(decision)
     ledger.postpone(request.queue_id, attempted=True)
@@ -605,6 +606,7 @@ def test_no_step_keeps_a_forgotten_record_alive(stage: Stage) -> None:
     queue_id = decision.request.queue_id
     ledger.claim(queue_id, "second")
     ledger.renew({queue_id: "first"})
+    ledger.suspend(queue_id, "first", wait_seconds=0.0, progress=SOME_PROGRESS)
     ledger.commit(queue_id, an_error_for(decision.request))
     ledger.postpone(queue_id, attempted=True)
     ledger.mark_delivered(decision)
@@ -828,6 +830,9 @@ STEPS: dict[str, Callable[[LedgerProtocol, Decision], object]] = {
     "accept": lambda ledger, decision: ledger.accept(decision.request, some_texts()),
     "claim": lambda ledger, decision: ledger.claim(decision.request.queue_id, "first"),
     "renew": lambda ledger, decision: ledger.renew({decision.request.queue_id: "first"}),
+    "suspend": lambda ledger, decision: ledger.suspend(
+        decision.request.queue_id, "first", wait_seconds=0.0, progress=SOME_PROGRESS
+    ),
     "commit": lambda ledger, decision: ledger.commit(decision.request.queue_id, decision.outcome),
     "decided": lambda ledger, decision: ledger.decided(decision.request.queue_id),
     "pending": lambda ledger, decision: ledger.pending(decision.request.queue_id),

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
 -- KEYS record open waiting sweep suspect
 -- ARGV id holder lease_ms window_ms margin_ms suspect_after poisoned_after record_prefix
--- -> {'claimed', request, texts, ms_left} | {'expired', request} | {'poisoned', request}
+-- -> {'claimed', request, texts, ms_left, progress or nil} | {'expired', request} | {'poisoned', request}
 --    | {'decided', request, outcome} | {'left'}
 local record, open = KEYS[1], KEYS[2]
 local now, lease_ms = now_ms(), number(ARGV[3])
-local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn')
+local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn',
+  'due', 'progress')
 local state, deadline = r[1], number(r[5])
 
 if not state or state == 'delivered' or state == 'dead' then return {'left'} end
@@ -22,6 +23,11 @@ if state == 'running' and r[3] ~= ARGV[2] then
     redis.call('ZADD', open, 'XX', now + math.floor(lease_ms / 2), ARGV[1])
     return {'left'}
   end
+end
+if state == 'suspended' then
+  if number(r[8]) > now then return {'left'} end
+  -- A message of it has found a worker: the next one that gets lost is missed as soon as the first.
+  redis.call('HDEL', record, 'wait')
 end
 if now >= deadline then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
@@ -59,4 +65,4 @@ redis.call('ZREM', KEYS[3], ARGV[1])
 if number(r[7]) > number(redis.call('HGET', KEYS[4], 'furthest')) then
   redis.call('HSET', KEYS[4], 'furthest', r[7])
 end
-return {'claimed', r[2], redis.call('HGET', record, 'texts'), deadline - now}
+return {'claimed', r[2], redis.call('HGET', record, 'texts'), deadline - now, r[9]}

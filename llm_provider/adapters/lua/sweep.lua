@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- KEYS open waiting sweep
 -- ARGV record_prefix batch lease_ms window_ms redispatch_ms settle_ms overtaken_by queue_is_empty(0|1)
+--      longest_redispatch_ms
 -- -> {action, id, action, id, ...}
 local open, waiting, note = KEYS[1], KEYS[2], KEYS[3]
 local now, batch, lease_ms = now_ms(), number(ARGV[2]), number(ARGV[3])
@@ -32,8 +33,20 @@ local function look_at_running(id, lease, deadline)
   end
 end
 
+-- Thousands may be due at once, as when a provider answers again: a message that waits for a worker is not lost, and
+-- is sent again ever more rarely. At the deadline its caller is told all the same.
+local function look_at_suspended(id, due_ms, last_wait_ms, deadline)
+  if due_ms > now then
+    redis.call('ZADD', open, 'XX', due_ms, id)
+    return
+  end
+  local wait_ms = math.max(redispatch_ms, math.min(2 * last_wait_ms, number(ARGV[9])))
+  redis.call('HSET', ARGV[1] .. id, 'wait', wait_ms)
+  take('dispatch', id, math.min(now + wait_ms, deadline))
+end
+
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, batch)) do
-  local r = redis.call('HMGET', ARGV[1] .. id, 'state', 'deadline', 'lease')
+  local r = redis.call('HMGET', ARGV[1] .. id, 'state', 'deadline', 'lease', 'due', 'wait')
   local state, deadline = r[1], number(r[2])
   if not state or state == 'delivered' or state == 'dead' then
     redis.call('ZREM', open, id)
@@ -44,6 +57,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, b
     look_at_running(id, number(r[3]), deadline)
   elseif now >= deadline then
     take('expire', id, now + window_ms)
+  elseif state == 'suspended' then
+    look_at_suspended(id, number(r[4]), number(r[5]), deadline)
   else
     redis.call('ZADD', open, 'XX', deadline, id)
   end
