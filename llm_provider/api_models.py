@@ -68,6 +68,8 @@ class LLMComparisonRequest(BaseModel):
     llm_config_overrides: LLMConfigOverrides | None = None
     correlation_id: UUID | None = None
     user_id: str | None = None
+    # Seconds from acceptance; None: as long as this service allows.
+    deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
 
 

@@ -6,43 +6,65 @@ threads, and so that whatever is wrong stops the boot.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
 from flask import Flask
 from punq import Container, Scope
 
+from contracts.enums import LLMProviderType
 from llm_provider import logs
 from llm_provider.adapters import redis_transport
 from llm_provider.adapters.celery_queue import CeleryTaskDispatcher, celery_settings
 from llm_provider.adapters.celery_results import CeleryResultStore
 from llm_provider.adapters.event_publisher import KafkaEventPublisher
 from llm_provider.adapters.kafka_bus import KafkaBus
+from llm_provider.adapters.pricing import price_per_million
+from llm_provider.adapters.providers.anthropic_provider import AnthropicProvider
+from llm_provider.adapters.providers.google_provider import GoogleProvider
 from llm_provider.adapters.providers.mock import MockProvider
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
+from llm_provider.adapters.providers.openrouter_provider import OpenRouterProvider
+from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_ledger import RedisLedger, connect_redis
+from llm_provider.admission import BreakerPolicy
 from llm_provider.api.app import WebParts, create_app
+from llm_provider.call_attempts import CallPolicy
 from llm_provider.config import Settings
+from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import LedgerProtocol, LedgerTiming
+from llm_provider.model_manifest import load_manifest
 from llm_provider.orchestrator import LLMOrchestratorImpl, RequestPolicy
 from llm_provider.protocols import (
     EventBusProtocol,
     LeaseKeeperProtocol,
     LLMEventPublisherProtocol,
     LLMProviderProtocol,
+    RealProvider,
     ResultStoreProtocol,
     TaskDispatcherProtocol,
 )
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.publish_gate import PublishGate
 from llm_provider.queue_processor import QueueProcessorImpl
+from llm_provider.retries import RetrySchedule
 from llm_provider.sweeper import Sweeper
 from llm_provider.tasks import ProcessComparison
 from llm_provider.worker import WorkerParts, WorkerRuntime, WorkerSignals
 
 # One line adds a vendor.
-PROVIDERS: tuple[Callable[[Settings], LLMProviderProtocol], ...] = (MockProvider, OpenAIProvider)
+REAL_PROVIDERS: tuple[type[RealProvider], ...] = (
+    AnthropicProvider,
+    OpenAIProvider,
+    GoogleProvider,
+    OpenRouterProvider,
+)
+PROVIDERS: tuple[Callable[[Settings], LLMProviderProtocol], ...] = (MockProvider, *REAL_PROVIDERS)
+
+# Admission control is asked before every call, and done without when it does not answer.
+ADMISSION_TIMEOUT_SECONDS = 0.5
 
 # Tests replace parts by registering others: the last registration of a service wins.
 Customise = Callable[[Container], None]
@@ -63,6 +85,8 @@ def build_web(settings: Settings, customise: Customise | None = None) -> Flask:
             caller=container.resolve(ProviderCaller),
             ledger=container.resolve(LedgerProtocol),
             results=container.resolve(ResultStoreProtocol),
+            manifest=load_manifest(),
+            price_per_million=price_per_million,
         )
     )
 
@@ -77,9 +101,28 @@ def build_worker(settings: Settings, customise: Customise | None = None) -> Cele
     return app
 
 
-def build_operator(settings: Settings) -> RedisLedger:
-    """The ledger, as an operator's command line asks it."""
-    return _ledger(settings, settings.worker_redis_timeout_seconds)
+@dataclass(frozen=True)
+class OperatorParts:
+    """What an operator's command line asks."""
+
+    settings: Settings
+    ledger: RedisLedger
+    caller: ProviderCaller
+
+
+def build_operator(settings: Settings) -> OperatorParts:
+    """The ledger and the providers, as an operator's command line asks them."""
+    return OperatorParts(
+        settings=settings,
+        ledger=_ledger(settings, settings.worker_redis_timeout_seconds),
+        caller=_caller(settings),
+    )
+
+
+def base_url(settings: Settings, provider: LLMProviderType) -> str | None:
+    """Where a provider's calls go; None for the mock, whose calls go nowhere."""
+    defaults = {real.name: real.default_base_url for real in REAL_PROVIDERS}
+    return settings.vendor(provider).base_url or defaults.get(provider)
 
 
 def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) -> WorkerParts:
@@ -141,8 +184,25 @@ def _policy(settings: Settings) -> RequestPolicy:
 
 def _caller(settings: Settings) -> ProviderCaller:
     providers = [build(settings) for build in PROVIDERS]
-    return ProviderCaller(
-        {provider.name: provider for provider in providers}, timeout_seconds=settings.provider_timeout_seconds
+    gatekeeper = Gatekeeper(_admission(settings), settings.lease_seconds)
+    return ProviderCaller({provider.name: provider for provider in providers}, gatekeeper, _call_policy(settings))
+
+
+def _call_policy(settings: Settings) -> CallPolicy:
+    return CallPolicy(
+        timeout_seconds=settings.provider_timeout_seconds,
+        retries=RetrySchedule(
+            waits=settings.provider_retry_seconds, resend_unanswered_calls=settings.resend_unanswered_calls
+        ),
+        repair_invalid_answers=settings.repair_invalid_answers,
+    )
+
+
+def _admission(settings: Settings) -> RedisAdmission:
+    client = connect_redis(settings.redis_url, timeout_seconds=ADMISSION_TIMEOUT_SECONDS)
+    policy = BreakerPolicy(settings.breaker_failures, settings.breaker_open_seconds, settings.breaker_successes)
+    return RedisAdmission(
+        client, prefix=settings.key_prefix, breaker=policy, limits=settings.vendor, lease_seconds=settings.lease_seconds
     )
 
 

@@ -1,5 +1,6 @@
 """Pure functions from what is stored to what is told: the same bytes, whoever builds them and however often."""
 
+from typing import Any
 from uuid import UUID, uuid5
 
 from contracts.errors import ErrorDetail
@@ -51,8 +52,13 @@ def _result(request: QueuedRequest, outcome: Outcome) -> LLMComparisonResultV1:
         requested_at=request.queued_at,
         completed_at=outcome.completed_at,
         trace_id=request.trace_id,
-        request_metadata=request.metadata,
+        request_metadata=_metadata(request, outcome),
     )
+
+
+def _metadata(request: QueuedRequest, outcome: Outcome) -> dict[str, Any]:
+    """The caller's own, and what we add; a key of the caller's is never overwritten."""
+    return {**outcome.notes, **request.metadata}
 
 
 def _error_detail(request: QueuedRequest, outcome: Outcome, error: OutcomeError) -> ErrorDetail:
@@ -81,5 +87,5 @@ def build_response(request: QueuedRequest, outcome: Outcome) -> LLMComparisonRes
         cost_estimate=outcome.cost_estimate,
         correlation_id=request.correlation_id,
         trace_id=request.trace_id,
-        metadata=request.metadata,
+        metadata=_metadata(request, outcome),
     )

@@ -1,4 +1,4 @@
-"""What an operator does by hand on a running system: `llm-provider dead-letters ...`, `llm-provider callbacks ...`."""
+"""What an operator does by hand on a running system: `llm-provider providers`, `... dead-letters`, `... callbacks`."""
 
 import json
 import sys
@@ -6,11 +6,13 @@ from typing import Any
 
 import click
 
-from llm_provider.bootstrap import build_operator
+from llm_provider.admission import BreakerView
+from llm_provider.bootstrap import OperatorParts, base_url, build_operator
 from llm_provider.callbacks import build_callback
-from llm_provider.config import load_settings
-from llm_provider.errors import ServiceError
+from llm_provider.config import VendorSettings, load_settings
+from llm_provider.errors import LedgerUnavailable, ServiceError
 from llm_provider.ledger import DeadLetter, DeadLettersProtocol, RequestView
+from llm_provider.protocols import LLMProviderProtocol
 
 
 @click.group()
@@ -18,6 +20,53 @@ from llm_provider.ledger import DeadLetter, DeadLettersProtocol, RequestView
 def commands(context: click.Context) -> None:
     """Operate a running llm-provider; it reads the same LLM_PROVIDER_ settings as the service."""
     context.obj = build_operator(load_settings())
+
+
+@commands.command()
+@click.pass_obj
+def providers(parts: OperatorParts) -> None:
+    """Every provider: whether it has a key, where its calls go, how it is, and what it may be asked."""
+    header: tuple[str, ...] = ("PROVIDER", "CONFIGURED", "CIRCUIT", "DEFAULT MODEL", "LIMITS", "BASE URL")
+    redis_answers = _redis_answers(parts)
+    rows = [header, *(_provider_row(parts, provider, redis_answers) for provider in parts.caller.all())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _redis_answers(parts: OperatorParts) -> bool:
+    try:
+        parts.ledger.ping()
+    except LedgerUnavailable:
+        click.echo("Redis does not answer, so nobody knows of circuits; calls go on without them.", err=True)
+        return False
+    return True
+
+
+def _provider_row(parts: OperatorParts, provider: LLMProviderProtocol, redis_answers: bool) -> tuple[str, ...]:
+    return (
+        provider.name,
+        "yes" if provider.is_configured() else "no",
+        _circuit(parts.caller.breaker(provider)) if redis_answers else "unknown",
+        provider.default_model,
+        _limits(parts.settings.vendor(provider.name)),
+        base_url(parts.settings, provider.name) or "-",
+    )
+
+
+def _circuit(view: BreakerView) -> str:
+    wait = "" if view.retry_in_seconds is None else f" for {view.retry_in_seconds:.0f} s"
+    return f"{view.state.replace('_', '-')}{wait}"
+
+
+def _limits(vendor: VendorSettings) -> str:
+    limits = {
+        "requests/min": vendor.requests_per_minute,
+        "tokens/min": vendor.tokens_per_minute,
+        "at once": vendor.max_concurrent_calls,
+        "models with their own": len(vendor.model_limits) or None,
+    }
+    return ", ".join(f"{limit:,} {what}" for what, limit in limits.items() if limit is not None) or "none"
 
 
 @commands.group("dead-letters")
@@ -28,9 +77,9 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @click.option("--limit", default=100, show_default=True, help="How many, the oldest first.")
 @click.pass_obj
-def list_letters(ledger: DeadLettersProtocol, limit: int) -> None:
+def list_letters(parts: OperatorParts, limit: int) -> None:
     """One line each: when, queue id, topic, attempts, worker deaths, reason."""
-    letters = ledger.dead_letters(limit)
+    letters = parts.ledger.dead_letters(limit)
     for letter in letters:
         click.echo(_line(letter))
     if not letters:
@@ -46,9 +95,9 @@ def _line(letter: DeadLetter) -> str:
 @dead_letters.command()
 @click.argument("queue_id")
 @click.pass_obj
-def show(ledger: DeadLettersProtocol, queue_id: str) -> None:
+def show(parts: OperatorParts, queue_id: str) -> None:
     """Everything about one, its event included, as JSON."""
-    click.echo(json.dumps(_described(_found(ledger, queue_id)), indent=2))
+    click.echo(json.dumps(_described(_found(parts.ledger, queue_id)), indent=2))
 
 
 def _described(letter: DeadLetter) -> dict[str, Any]:
@@ -68,19 +117,19 @@ def _described(letter: DeadLetter) -> dict[str, Any]:
 @dead_letters.command()
 @click.argument("queue_id")
 @click.pass_obj
-def replay(ledger: DeadLettersProtocol, queue_id: str) -> None:
+def replay(parts: OperatorParts, queue_id: str) -> None:
     """Publish the identical event again; a worker does it within seconds."""
-    _found(ledger, queue_id)
-    _reopened(ledger, queue_id)
+    _found(parts.ledger, queue_id)
+    _reopened(parts.ledger, queue_id)
 
 
 @dead_letters.command()
 @click.argument("queue_id")
 @click.pass_obj
-def drop(ledger: DeadLettersProtocol, queue_id: str) -> None:
+def drop(parts: OperatorParts, queue_id: str) -> None:
     """Give one up for good: its event will not be published."""
-    _found(ledger, queue_id)
-    ledger.drop(queue_id)
+    _found(parts.ledger, queue_id)
+    parts.ledger.drop(queue_id)
     click.echo(f"{queue_id} is dropped.")
 
 
@@ -92,14 +141,14 @@ def callbacks() -> None:
 @callbacks.command()
 @click.argument("queue_id")
 @click.pass_obj
-def resend(ledger: Any, queue_id: str) -> None:
+def resend(parts: OperatorParts, queue_id: str) -> None:
     """Publish a request's event once more, the identical one; consumers drop it by its event_id if they have it."""
-    view: RequestView | None = ledger.view(queue_id)
+    view: RequestView | None = parts.ledger.view(queue_id)
     if view is None:
         raise click.ClickException(f"No request {queue_id} is known; records are kept for a day after their delivery.")
     if view.request.callback_topic is None:
         raise click.ClickException(f"{queue_id} named no callback topic; its result is polled.")
-    _reopened(ledger, queue_id)
+    _reopened(parts.ledger, queue_id)
 
 
 def _found(ledger: DeadLettersProtocol, queue_id: str) -> DeadLetter:

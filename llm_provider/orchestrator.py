@@ -12,7 +12,7 @@ import structlog
 from contracts.enums import LLMProviderType
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
 from llm_provider.callbacks import build_response
-from llm_provider.errors import RequestRejected
+from llm_provider.errors import NotAdmitted, RequestRejected
 from llm_provider.internal_models import ComparisonTarget, ComparisonTexts
 from llm_provider.ledger import Acceptance, LedgerProtocol
 from llm_provider.protocols import LLMProviderProtocol, TaskDispatcherProtocol
@@ -77,11 +77,12 @@ class LLMOrchestratorImpl:
         """
         provider = self._provider(request.llm_config_overrides)
         self._check_topic(request.callback_topic)
+        self._check_deadline(request.deadline_seconds)
         target = _target(provider, request.llm_config_overrides)
         if self._may_answer_now(request, context, provider):
             with self._sync_thread() as is_free:
-                if is_free:
-                    return self._answer_now(request, context, target)
+                if is_free and (answer := self._answer_now(request, context, target)):
+                    return answer
         return self._queue_request(request, context, target)
 
     def _provider(self, overrides: LLMConfigOverrides | None) -> LLMProviderProtocol:
@@ -98,11 +99,16 @@ class LLMOrchestratorImpl:
         if topic is not None and not any(fnmatchcase(topic, pattern) for pattern in allowed):
             raise RequestRejected("This service does not publish to that topic.", field="callback_topic")
 
+    def _check_deadline(self, seconds: float | None) -> None:
+        longest = self._policy.deadline_seconds
+        if seconds is not None and seconds > longest:
+            raise RequestRejected(f"must be at most {longest:g} here", field="deadline_seconds")
+
     def _may_answer_now(
         self, request: LLMComparisonRequest, context: RequestContext, provider: LLMProviderProtocol
     ) -> bool:
         wants_it = request.callback_topic is None and not context.prefers_async
-        return wants_it and self._policy.sync_responses and provider.is_available()
+        return wants_it and self._policy.sync_responses and self._caller.is_available(provider)
 
     @contextmanager
     def _sync_thread(self) -> Iterator[bool]:
@@ -116,9 +122,13 @@ class LLMOrchestratorImpl:
 
     def _answer_now(
         self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
-    ) -> LLMComparisonResponse:
+    ) -> LLMComparisonResponse | None:
+        """None when the call has to wait for its turn, so that nothing was sent and the request can be queued."""
         stored = self._stored(request, context, target)
-        return build_response(stored, self._caller.compare(stored, _texts(request)))
+        try:
+            return build_response(stored, self._caller.compare(stored, _texts(request), stored.deadline_seconds))
+        except NotAdmitted:
+            return None
 
     def _queue_request(
         self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
@@ -149,7 +159,7 @@ class LLMOrchestratorImpl:
             user_id=request.user_id,
             metadata=request.metadata or {},
             queued_at=utc_now(),
-            deadline_seconds=self._policy.deadline_seconds,
+            deadline_seconds=request.deadline_seconds or self._policy.deadline_seconds,
             trace_context=context.trace_context,
         )
 

@@ -24,6 +24,7 @@ def completed(queue_id: str, answer: ProviderAnswer, *, response_time_ms: int, a
         response_time_ms=response_time_ms,
         token_usage=answer.token_usage,
         cost_estimate=answer.cost_usd,
+        notes=dict(answer.notes),
     )
 
 
@@ -37,9 +38,16 @@ def failed(queue_id: str, error: ComparisonError, *, response_time_ms: int, at: 
             error_code=error.error_code,
             message=error.message,
             is_retryable=error.is_retryable,
-            details=error.details,
+            details=_details(error),
         ),
         response_time_ms=response_time_ms,
         token_usage=error.token_usage if isinstance(error, ProviderError) else TokenUsage(),
         cost_estimate=error.cost_usd if isinstance(error, ProviderError) else 0.0,
+        notes=dict(error.notes) if isinstance(error, ProviderError) else {},
     )
+
+
+def _details(error: ComparisonError) -> dict[str, str | int | float | bool]:
+    """With the vendor's Retry-After: a program can act on it."""
+    wait = error.retry_after_seconds
+    return error.details if wait is None else {**error.details, "retry_after_seconds": round(wait, 3)}

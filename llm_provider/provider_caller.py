@@ -1,23 +1,35 @@
-"""One comparison put to the provider it was resolved to; the one place where a call is made."""
+"""The providers of this installation, and the one place from where they are called."""
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from contracts.enums import LLMProviderType
-from llm_provider import outcomes
+from llm_provider.admission import BreakerState, BreakerView
+from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since
 from llm_provider.errors import ProviderMissing, ProviderNotConfigured
-from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
+from llm_provider.gatekeeper import Gatekeeper
+from llm_provider.internal_models import CallProgress, ComparisonTexts, ProviderAnswer, ProviderCall
+from llm_provider.prompts import build_prompt
 from llm_provider.protocols import LLMProviderProtocol
-from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
+from llm_provider.queue_models import Outcome, QueuedRequest
 
 
 class ProviderCaller:
-    """Knows the providers of this installation and the time one call may take."""
+    """Shared by all threads of a process."""
 
-    def __init__(self, providers: Mapping[LLMProviderType, LLMProviderProtocol], *, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        providers: Mapping[LLMProviderType, LLMProviderProtocol],
+        gatekeeper: Gatekeeper,
+        policy: CallPolicy,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._providers = providers
-        self._timeout = timeout_seconds
+        self._gatekeeper = gatekeeper
+        self._policy = policy
+        self._sleep = sleep
 
     def all(self) -> list[LLMProviderProtocol]:
         """Every provider this service knows, configured or not."""
@@ -25,6 +37,7 @@ class ProviderCaller:
 
     def close(self) -> None:
         """Give back the providers' connections."""
+        self._gatekeeper.stop()
         for provider in self._providers.values():
             provider.close()
 
@@ -39,32 +52,44 @@ class ProviderCaller:
             )
         return provider
 
-    def compare(self, request: QueuedRequest, texts: ComparisonTexts, seconds_left: float = math.inf) -> Outcome:
-        """Make the call; raises a ComparisonError when it gives no verdict."""
+    def is_available(self, provider: LLMProviderProtocol) -> bool:
+        """Whether a call may be made now: what is queued finds out when an open circuit can be closed."""
+        return provider.is_configured() and self.breaker(provider).state is BreakerState.CLOSED
+
+    def breaker(self, provider: LLMProviderProtocol) -> BreakerView:
+        """The provider's circuit breaker; the mock's is always closed."""
+        return self._gatekeeper.breaker(provider.name) if is_guarded(provider) else BreakerView()
+
+    def compare(
+        self,
+        request: QueuedRequest,
+        texts: ComparisonTexts,
+        seconds_left: float = math.inf,
+        *,
+        progress: CallProgress | None = None,
+    ) -> Outcome:
+        """Get a verdict within the time left, calling again where that helps.
+
+        With `progress` the request can come back: raises CallLater when its next call has to wait for longer than a
+        thread should. Raises a ComparisonError when there is no verdict; NotAdmitted when nothing was sent.
+        """
         provider = self._providers.get(request.provider)
         if provider is None or not provider.is_configured():
             raise ProviderMissing(f"The worker has no provider {request.provider}.")
-        started = time.monotonic()
-        answer = provider.compare(_call(request, texts), timeout_seconds=min(self._timeout, seconds_left))
-        return outcomes.completed(request.queue_id, answer, response_time_ms=milliseconds_since(started), at=utc_now())
+        return CallAttempts(
+            provider,
+            self._gatekeeper,
+            self._policy,
+            request,
+            texts,
+            seconds_left=seconds_left,
+            progress=progress,
+            sleep=self._sleep,
+        ).run()
 
     def try_out(self, provider: LLMProviderProtocol, texts: ComparisonTexts) -> tuple[ProviderAnswer, int]:
-        """One call outside any request: the answer and its milliseconds; raises a ComparisonError."""
+        """One call outside any request and past every guard: the answer and its milliseconds."""
         started = time.monotonic()
-        call = ProviderCall(texts=texts, model=provider.default_model)
-        answer = provider.compare(call, timeout_seconds=self._timeout)
+        call = ProviderCall(texts=texts, prompt=build_prompt(texts), model=provider.default_model)
+        answer = provider.compare(call, timeout_seconds=self._policy.timeout_seconds)
         return answer, milliseconds_since(started)
-
-
-def milliseconds_since(started: float) -> int:
-    """Whole milliseconds since a reading of time.monotonic()."""
-    return round((time.monotonic() - started) * 1000)
-
-
-def _call(request: QueuedRequest, texts: ComparisonTexts) -> ProviderCall:
-    return ProviderCall(
-        texts=texts,
-        model=request.model,
-        temperature=request.overrides.temperature_override,
-        max_tokens=request.overrides.max_tokens_override,
-    )

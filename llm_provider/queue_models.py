@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.enums import EssayWinner, LLMProviderType
 from contracts.errors import ErrorCode
@@ -21,7 +21,7 @@ TRACESTATE_MAX_CHARS = 512
 TASK_NAME = "llm_provider.process_comparison"
 
 REQUEST_SCHEMA_VERSION = 1
-OUTCOME_SCHEMA_VERSION = 1
+OUTCOME_SCHEMA_VERSION = 2
 
 
 class TraceContext(BaseModel):
@@ -94,7 +94,8 @@ class Outcome(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: int = OUTCOME_SCHEMA_VERSION
+    # A newer one is left to a newer worker: here its event would lack what that version brought.
+    schema_version: Annotated[int, Field(le=OUTCOME_SCHEMA_VERSION)] = OUTCOME_SCHEMA_VERSION
     kind: OutcomeKind
     event_id: UUID
     completed_at: AwareDatetime
@@ -103,6 +104,8 @@ class Outcome(BaseModel):
     response_time_ms: Annotated[int, Field(ge=0)] = 0
     token_usage: TokenUsage = TokenUsage()
     cost_estimate: Annotated[float, Field(ge=0)] = 0.0
+    # Since version 2: what we add to the caller's metadata.
+    notes: dict[str, JsonValue] = {}
 
 
 def utc_now() -> datetime:

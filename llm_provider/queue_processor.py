@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 from uuid import uuid4
 
 import structlog
 
 from llm_provider import outcomes
+from llm_provider.call_attempts import CallLater, milliseconds_since
 from llm_provider.callbacks import build_callback, build_response
 from llm_provider.errors import (
     ComparisonError,
     LedgerUnavailable,
+    ProviderError,
     PublishError,
     RequestExpired,
     RequestPoisoned,
@@ -25,11 +28,13 @@ from llm_provider.protocols import (
     LLMEventPublisherProtocol,
     ResultStoreProtocol,
 )
-from llm_provider.provider_caller import ProviderCaller, milliseconds_since
+from llm_provider.provider_caller import ProviderCaller
 from llm_provider.publish_gate import PublishGate
 from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 COMMIT_RETRY_SECONDS = 0.5
 POISONED_MESSAGE = "The request was given up: every worker that took it died."
@@ -84,35 +89,55 @@ class QueueProcessorImpl:
     def _run(self, claim: Claim, request: QueuedRequest, texts: ComparisonTexts, holder: str) -> Decision | None:
         # The lease lives until the outcome is stored, however long Redis is away in between.
         with self._leases.hold(request.queue_id, holder):
-            outcome = self._ask(request, texts, claim.seconds_left)
+            try:
+                outcome = self._ask(request, texts, claim)
+            except CallLater as later:
+                self._suspend(request, holder, later)
+                return None
             return self._commit(request, _checked(request, outcome))
 
-    def _ask(self, request: QueuedRequest, texts: ComparisonTexts, seconds_left: float) -> Outcome:
+    def _ask(self, request: QueuedRequest, texts: ComparisonTexts, claim: Claim) -> Outcome:
         queue_id, started = request.queue_id, time.monotonic()
         try:
-            return self._caller.compare(request, texts, seconds_left)
+            return self._caller.compare(request, texts, claim.seconds_left, progress=claim.progress)
+        except CallLater:
+            raise
         except ComparisonError as error:
             log.warning("provider_failed", error_code=str(error.error_code), provider=str(request.provider))
-            spent = milliseconds_since(started)
-            return outcomes.failed(queue_id, error, response_time_ms=spent, at=utc_now())
+            return _given_up(request, error)
         except Exception as error:
             return _defect(queue_id, error, response_time_ms=milliseconds_since(started))
 
+    def _suspend(self, request: QueuedRequest, holder: str, later: CallLater) -> None:
+        """Until its next call is due the request needs no thread; a sweeper brings it back."""
+        queue_id, wait, progress = request.queue_id, later.wait_seconds, later.progress
+        due = time.monotonic() + wait
+
+        def suspend() -> bool:
+            left = max(0.0, due - time.monotonic())
+            return self._ledger.suspend(queue_id, holder, wait_seconds=left, progress=progress)
+
+        if self._when_ledger_answers(request, suspend):
+            log.info("request_suspended", wait_seconds=round(wait, 1), failures=progress.failures)
+
     def _commit(self, request: QueuedRequest, outcome: Outcome) -> Decision | None:
         """Store the outcome; nothing is delivered before. While Redis is away a paid answer waits here for it."""
+        decision = self._when_ledger_answers(request, lambda: self._ledger.commit(request.queue_id, outcome))
+        log.info("request_decided", queue_id=request.queue_id, kind=str(outcome.kind), stored=bool(decision))
+        # Whoever stored the first outcome delivers it; a second one leaves quietly.
+        return decision if decision and decision.mine else None
+
+    def _when_ledger_answers(self, request: QueuedRequest, step: Callable[[], T]) -> T:
+        """Take a step that must not be left out, however long Redis is away, within the request's deadline."""
         give_up = time.monotonic() + request.deadline_seconds
         while True:
             try:
-                decision = self._ledger.commit(request.queue_id, outcome)
-                break
+                return step()
             except LedgerUnavailable:
                 if time.monotonic() > give_up:
                     raise
                 log.warning("commit_waits_for_ledger", queue_id=request.queue_id)
                 self._sleep(COMMIT_RETRY_SECONDS)
-        log.info("request_decided", queue_id=request.queue_id, kind=str(outcome.kind), stored=bool(decision))
-        # Whoever stored the first outcome delivers it; a second one leaves quietly.
-        return decision if decision and decision.mine else None
 
     def _handle_request_success(self, decision: Decision) -> None:
         """Tell the caller the verdict: the event to its callback topic, or the result into the result backend.
@@ -211,7 +236,8 @@ class QueueProcessorImpl:
 
 
 def _given_up(request: QueuedRequest, error: ComparisonError) -> Outcome:
-    return outcomes.failed(request.queue_id, error, response_time_ms=0, at=utc_now())
+    spent = error.response_time_ms if isinstance(error, ProviderError) else 0
+    return outcomes.failed(request.queue_id, error, response_time_ms=spent, at=utc_now())
 
 
 def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:

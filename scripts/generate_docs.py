@@ -6,10 +6,10 @@ import inspect
 import itertools
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 # As a script, its own folder is where Python looks for modules.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from llm_provider.config import PREFIX, Settings
+from llm_provider.bootstrap import REAL_PROVIDERS
+from llm_provider.config import PREFIX, Settings, VendorSettings
 from scripts import export_schemas
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
@@ -43,25 +44,38 @@ def sections() -> Iterator[tuple[str, list[str]]]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     for begin, end in itertools.pairwise([*starts, sys.maxsize]):
-        yield starts[begin], [name for name, line in lines.items() if begin < line < end]
+        yield starts[begin], [name for name, line in lines.items() if begin < line < end and name != "vendors"]
 
 
 def settings_table() -> str:
-    """All settings in Markdown, one table a section."""
-    return "\n".join(line for title, names in sections() for line in _table(title, names))
+    """All settings in Markdown, one table a section; those that every vendor has come last."""
+    fields = Settings.model_fields
+    own = (_table(title, PREFIX, {name: fields[name] for name in names}) for title, names in sections())
+    return "\n".join(itertools.chain(*own, _vendor_tables()))
 
 
-def _table(title: str, names: Sequence[str]) -> Iterator[str]:
+def _table(title: str, prefix: str, fields: Mapping[str, FieldInfo]) -> Iterator[str]:
     yield from ("", f"### {title}", "", "| variable | type | default | meaning |", "|---|---|---|---|")
-    for name in names:
-        field = Settings.model_fields[name]
-        cells = (f"`{PREFIX}{name.upper()}`", _type(name, field), _default(field.default), field.description or "")
-        yield f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+    for name, field in fields.items():
+        yield _row(f"`{prefix}{name.upper()}`", _type(name, field), _default(field.default), field.description or "")
+
+
+def _vendor_tables() -> Iterator[str]:
+    yield from _table("Each vendor", f"{PREFIX}<VENDOR>_", VendorSettings.model_fields)
+    yield from ("", "| `<VENDOR>` | base URL when unset | default model when unset |", "|---|---|---|")
+    for vendor in REAL_PROVIDERS:
+        yield _row(f"`{vendor.name.upper()}`", f"`{vendor.default_base_url}`", f"`{vendor.default_model}`")
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
 
 
 def _type(name: str, field: FieldInfo) -> str:
     unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), None)
     kind = _plain(field.annotation)
+    if get_origin(kind) is Mapping:
+        return "JSON"
     if get_origin(kind) is tuple:
         return f"list of {unit}" if unit else "list"
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -73,11 +87,11 @@ def _plain(annotation: Any) -> Any:
     """The type itself: without None, and without what Annotated adds."""
     if get_origin(annotation) in {Union, types.UnionType}:
         (annotation,) = (each for each in get_args(annotation) if each is not type(None))
-    return annotation
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def _default(value: object) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "unset"
     if isinstance(value, tuple):
         return f"`{','.join(map(_text, value))}`"

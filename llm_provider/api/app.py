@@ -12,11 +12,13 @@ from llm_provider.api import correlation, problems
 from llm_provider.api.bodies import content_limit
 from llm_provider.api.comparisons import ComparisonViews
 from llm_provider.api.health import HealthViews
+from llm_provider.api.models import ModelViews, PricePerMillion
 from llm_provider.api.providers import ProviderViews
 from llm_provider.config import Settings
 from llm_provider.errors import ServiceError
 from llm_provider.ledger import LedgerProtocol
 from llm_provider.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from llm_provider.model_manifest import ModelManifest
 from llm_provider.orchestrator import LLMOrchestratorImpl
 from llm_provider.protocols import ResultStoreProtocol
 from llm_provider.provider_caller import ProviderCaller
@@ -36,6 +38,8 @@ class WebParts:
     caller: ProviderCaller
     ledger: LedgerProtocol
     results: ResultStoreProtocol
+    manifest: ModelManifest
+    price_per_million: PricePerMillion
 
 
 def create_app(parts: WebParts) -> Flask:
@@ -44,6 +48,7 @@ def create_app(parts: WebParts) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = content_limit(parts.settings.max_body_bytes)
     app.register_blueprint(ComparisonViews(parts.orchestrator, parts.ledger, parts.results).blueprint())
     app.register_blueprint(ProviderViews(parts.caller).blueprint())
+    app.register_blueprint(ModelViews(parts.manifest, parts.caller, parts.price_per_million).blueprint())
     app.register_blueprint(HealthViews(parts.ledger).blueprint())
     app.register_error_handler(ServiceError, problems.on_service_error)
     app.register_error_handler(HTTPException, problems.on_http_exception)

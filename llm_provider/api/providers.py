@@ -30,7 +30,7 @@ class ProviderViews:
         return routes
 
     def list(self) -> Response:
-        return jsonify(providers=[_described(provider) for provider in self._caller.all()])
+        return jsonify(providers=[self._described(provider) for provider in self._caller.all()])
 
     def test(self, name: str) -> Response:
         """One real, cheap call; it may cost a fraction of a cent."""
@@ -55,11 +55,13 @@ class ProviderViews:
             message=message,
         )
 
-
-def _described(provider: LLMProviderProtocol) -> dict[str, Any]:
-    return {
-        "name": provider.name,
-        "configured": provider.is_configured(),
-        "available": provider.is_configured() and provider.is_available(),
-        "default_model": provider.default_model,
-    }
+    def _described(self, provider: LLMProviderProtocol) -> dict[str, Any]:
+        breaker = self._caller.breaker(provider)
+        return {
+            "name": provider.name,
+            "configured": provider.is_configured(),
+            "available": self._caller.is_available(provider),
+            "default_model": provider.default_model,
+            "circuit_breaker": breaker.state,
+            "retry_in_seconds": breaker.retry_in_seconds and round(breaker.retry_in_seconds, 1),
+        }

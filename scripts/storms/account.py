@@ -61,6 +61,20 @@ class ProviderCall:
     ended: float | None
     how: str
 
+    @property
+    def was_refused(self) -> bool:
+        """Answered with an error status, so that nothing was billed and it is made again."""
+        return self.how.isdigit()
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """Provider calls beyond a request's first, by what explains them."""
+
+    after_refusals: list[ProviderCall] = field(default_factory=list)
+    after_kills: list[ProviderCall] = field(default_factory=list)
+    unexplained: list[ProviderCall] = field(default_factory=list)
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -145,15 +159,21 @@ class Account:
         return Counter(copies[0].error_code for copies in self.events.values() if copies[0].error_code)
 
     @cached_property
-    def repeated_calls(self) -> tuple[list[ProviderCall], list[ProviderCall]]:
-        """Calls beyond a request's first: those a killed worker explains, and the others."""
-        explained: list[ProviderCall] = []
-        unexplained: list[ProviderCall] = []
+    def repetitions(self) -> Repetitions:
+        """What a refusal or a killed worker explains, and the rest."""
+        found = Repetitions()
         for earlier, later in self._successive_calls():
-            stored_by = self._stored_by(earlier)
-            is_explained = any(kill.may_have_ended(earlier, stored_by) for kill in self.kills)
-            (explained if is_explained else unexplained).append(later)
-        return explained, unexplained
+            if earlier.was_refused:
+                found.after_refusals.append(later)
+            elif self._was_ended_by_a_kill(earlier):
+                found.after_kills.append(later)
+            else:
+                found.unexplained.append(later)
+        return found
+
+    def _was_ended_by_a_kill(self, call: ProviderCall) -> bool:
+        stored_by = self._stored_by(call)
+        return any(kill.may_have_ended(call, stored_by) for kill in self.kills)
 
     def _stored_by(self, call: ProviderCall) -> float:
         """When the outcome of a call was stored at the latest, had its worker lived."""
@@ -188,12 +208,12 @@ class Account:
     @property
     def faults_of_the_service(self) -> list[str]:
         """Each broken promise, in a sentence; empty when all is well."""
-        _, unexplained = self.repeated_calls
+        unexplained = [str(call.number) for call in self.repetitions.unexplained]
         return [
             *_counted(self.lost, "accepted and never answered by an event"),
             *_counted(self.differing, "answered by copies of an event that differ"),
             *_counted([f"{one.topic} {one.queue_id}" for one in self.misdirected], "on a wrong topic or key"),
-            *_counted([str(call.number) for call in unexplained], "asked of the provider again without a reason"),
+            *_counted(unexplained, "asked of the provider again without a reason"),
             *_counted(self.deaths, "ended by itself"),
             *_counted(self.undocumented_keys, "a key without expiry that is not documented"),
             *([f"{self.open_at_end} requests are still open in the ledger"] if self.open_at_end else []),

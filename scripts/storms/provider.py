@@ -13,6 +13,7 @@ import json
 import re
 import signal
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -58,10 +59,14 @@ class Provider:
 
     behaviour: Behaviour = field(default_factory=Behaviour)
     calls: list[Call] = field(default_factory=list)
+    asked: Counter[int] = field(default_factory=Counter)
 
     def next_answer(self, call: Call) -> tuple[str, float]:
-        """How this call is answered, and after how many seconds: drawn from its number, so the same in every run."""
-        draw = Random(call.number)  # noqa: S311 It has to be repeatable.
+        """How this call is answered, and after how many seconds: drawn from its number, so the same in every run.
+
+        A request that was refused may be luckier when it is asked again.
+        """
+        draw = Random(call.number + 1_000_000 * self.asked[call.number])  # noqa: S311 It has to be repeatable.
         behaviour = self.behaviour
         seconds = behaviour.latency_ms / 1000 * draw.uniform(0.5, 2.0)
         return (behaviour.mode if draw.random() < behaviour.share else OK), seconds
@@ -115,6 +120,7 @@ class _Caller(asyncio.Protocol):
         call = self._call = Call(int(found[1]) if found else -1, worker, _now())
         self._provider.calls.append(call)
         how, seconds = self._provider.next_answer(call)
+        self._provider.asked[call.number] += 1
         if how != HANG:
             asyncio.get_running_loop().call_later(seconds, self._answer, call, how)
 

@@ -24,10 +24,12 @@ def account_table(account: Account) -> Table:
 def _rows(account: Account) -> Iterator[tuple[str, int, str]]:
     yield from _asked(account)
     yield from _answered(account)
-    explained, unexplained = account.repeated_calls
+    again = account.repetitions
     yield "provider calls", len(account.calls), ""
-    yield "beyond a request's first: in flight on a killed worker", len(explained), f"{len(account.kills)} kills"
-    yield "beyond a request's first: unexplained", len(unexplained), ""
+    yield "beyond a request's first: the one before was refused (429, 500)", len(again.after_refusals), ""
+    kills = f"{len(account.kills)} kills"
+    yield "beyond a request's first: in flight on a killed worker", len(again.after_kills), kills
+    yield "beyond a request's first: unexplained", len(again.unexplained), ""
     yield "processes that ended by themselves", len(account.deaths), ""
     yield "keys without expiry that are not documented", len(account.undocumented_keys), ""
 

@@ -46,6 +46,7 @@ class Forecast:
     rate: float = 16.0
     latency_ms: float = 1000.0
     provider_timeout: float = 20.0
+    breaker_open: float = 5.0
     weather: Weather = field(default_factory=Weather)
 
     def faults(self) -> list[Fault]:
@@ -102,7 +103,7 @@ class Storm:
         server.start()
 
     def _environment(self, redis: RedisServer, kafka: KafkaBroker) -> dict[str, str]:
-        """What the service is told: addresses, and a shorter patience with the provider; else its own defaults."""
+        """What the service is told: addresses, and a shorter patience with and for the provider; else its defaults."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("LLM_PROVIDER_")}
         return {
             **own,
@@ -114,6 +115,7 @@ class Storm:
             "PYTHONUNBUFFERED": "1",
             "LLM_PROVIDER_OPENAI_API_KEY": "storm",
             "LLM_PROVIDER_PROVIDER_TIMEOUT_SECONDS": f"{self.forecast.provider_timeout:g}",
+            "LLM_PROVIDER_BREAKER_OPEN_SECONDS": f"{self.forecast.breaker_open:g}",
         }
 
     def _create_topics(self, environment: Mapping[str, str]) -> None:

@@ -76,7 +76,8 @@ class Inbox:
         assert len(set(copies)) == 1, f"copies that differ: {copies}"
         assert copies[0].topic == request.topic
         event = Event.model_validate_json(copies[0].value)
-        assert (str(event.correlation_id), event.data.request_metadata) == (request.key, {"essay": "4711"})
+        assert str(event.correlation_id) == request.key
+        assert event.data.request_metadata["essay"] == "4711"
         assert request.queue_id in ("", event.data.request_id)
         return event
 

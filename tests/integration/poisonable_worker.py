@@ -7,7 +7,7 @@ from punq import Container
 
 from llm_provider.bootstrap import build_worker
 from llm_provider.config import load_settings
-from llm_provider.internal_models import ComparisonTexts
+from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import Outcome, QueuedRequest
 
@@ -20,10 +20,12 @@ class PoisonableCaller:
     def __init__(self, caller: ProviderCaller) -> None:
         self._caller = caller
 
-    def compare(self, request: QueuedRequest, texts: ComparisonTexts, seconds_left: float) -> Outcome:
+    def compare(
+        self, request: QueuedRequest, texts: ComparisonTexts, seconds_left: float, *, progress: CallProgress
+    ) -> Outcome:
         if POISON in texts.user_prompt:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._caller.compare(request, texts, seconds_left)
+        return self._caller.compare(request, texts, seconds_left, progress=progress)
 
     def close(self) -> None:
         self._caller.close()

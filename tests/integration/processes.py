@@ -40,6 +40,9 @@ QUICK_SETTINGS = {
     "WEB_THREADS": "8",
     "WORKER_CONCURRENCY": "20",
     "OPENAI_API_KEY": "sk-of-a-local-server",
+    # A provider that fails is asked once more, and not given up for what a test makes it do.
+    "PROVIDER_RETRY_SECONDS": "0.2",
+    "BREAKER_FAILURES": "1000",
 }
 LEASE_SECONDS = 2.0
 

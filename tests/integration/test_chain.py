@@ -104,14 +104,14 @@ def test_two_requests_that_name_two_topics_arrive_each_on_its_own(
 def test_a_failed_call_comes_back_as_an_error_event(
     celery_setup: CeleryTestSetup, chain: Installation, web: WebProcess, provider: OpenAIServer, inbox: Inbox
 ) -> None:
-    """It is final and told once, in our words: the provider's message quoted the prompt."""
+    """After the schedule's last call, told once and in our words: the provider's message quoted the prompt."""
     provider.behave(mode="429")
     request = chain.send(web)
     event = inbox.collect([request], ARRIVAL_SECONDS)[request.key]
     assert event.data.error_detail is not None
     assert event.data.error_detail.error_code is ErrorCode.RATE_LIMIT
     assert SECRET.encode() not in inbox.copies_of(request)[0].value
-    assert provider.by_id[request.key] == 1
+    assert provider.by_id[request.key] == 2
 
 
 def test_the_essays_leave_redis_with_the_outcome(

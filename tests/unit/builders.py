@@ -14,9 +14,12 @@ from llm_provider.adapters.event_publisher import KafkaEventPublisher
 from llm_provider.adapters.memory_bus import MemoryBus, PublishedRecord
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryResultStore
+from llm_provider.admission import Admission, BreakerView
 from llm_provider.api_models import LLMConfigOverrides
-from llm_provider.errors import ComparisonError, RateLimited
-from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall, Verdict
+from llm_provider.call_attempts import CallPolicy
+from llm_provider.errors import AdmissionUnavailable, ComparisonError, RateLimited
+from llm_provider.gatekeeper import Gatekeeper
+from llm_provider.internal_models import ComparisonTarget, ComparisonTexts, ProviderAnswer, ProviderCall, Verdict
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import Action, LedgerTiming
 from llm_provider.protocols import EventBusProtocol
@@ -24,6 +27,7 @@ from llm_provider.provider_caller import ProviderCaller
 from llm_provider.publish_gate import PublishGate
 from llm_provider.queue_models import Outcome, QueuedRequest, TraceContext, utc_now
 from llm_provider.queue_processor import QueueProcessorImpl
+from llm_provider.retries import RetrySchedule
 
 TOPIC = "team-a.comparisons"
 # A word that only the confidential texts hold.
@@ -104,9 +108,13 @@ class Clock:
 
 @dataclass
 class ScriptedProvider:
-    """An LLMProviderProtocol that gives what it is told to give, and remembers what it was asked."""
+    """An LLMProviderProtocol that gives what it is told to give, and remembers what it was asked.
+
+    First what `before` holds, one a call, then `answer` for ever.
+    """
 
     answer: ProviderAnswer | Exception = field(default_factory=an_answer)
+    before: list[ProviderAnswer | Exception] = field(default_factory=list)
     name: LLMProviderType = LLMProviderType.MOCK
     default_model: str = "mock-1"
     configured: bool = True
@@ -116,18 +124,63 @@ class ScriptedProvider:
     def is_configured(self) -> bool:
         return self.configured
 
-    def is_available(self) -> bool:
-        return self.configured
-
     def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer:
         self.calls.append((call, timeout_seconds))
         self.on_call()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        answer = self.before.pop(0) if self.before else self.answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def close(self) -> None:
         self.configured = False
+
+
+@dataclass
+class ScriptedAdmission:
+    """An AdmissionProtocol that admits, after what `answers` holds, and remembers what it was asked and told."""
+
+    answers: list[Admission | Exception] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    settled: list[dict[str, Any]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    renewals: int = 0
+    view: BreakerView = field(default_factory=BreakerView)
+    is_away: bool = False
+
+    def ask(self, target: ComparisonTarget, call_id: str, **about: Any) -> Admission:
+        self._answer_or_fail()
+        self.asked.append({"target": target, "call_id": call_id, **about})
+        answer = self.answers.pop(0) if self.answers else Admission()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def settle(self, target: ComparisonTarget, call_id: str, **about: Any) -> None:
+        self._answer_or_fail()
+        self.settled.append(about)
+
+    def leave(self, target: ComparisonTarget, call_id: str) -> None:
+        self._answer_or_fail()
+        self.left.append(call_id)
+
+    def renew(self) -> None:
+        self._answer_or_fail()
+        self.renewals += 1
+
+    def breaker(self, provider: LLMProviderType) -> BreakerView:
+        self._answer_or_fail()
+        return self.view
+
+    def _answer_or_fail(self) -> None:
+        if self.is_away:
+            raise AdmissionUnavailable("Redis is away.")
+
+
+def a_policy(**changes: Any) -> CallPolicy:
+    """Patience without chance: calls are made again after 1, 5 and 30 seconds."""
+    waits = RetrySchedule(waits=(1.0, 5.0, 30.0), random=lambda: 0.5)
+    return CallPolicy(**{"timeout_seconds": 120.0, "retries": waits, **changes})
 
 
 class Worker:
@@ -151,7 +204,13 @@ class Worker:
         self.provider = ScriptedProvider()
         self.gate = PublishGate(self.clock)
         self.leases = LeaseKeeper(self.ledger, self.ledger.timing.lease)
-        self.caller = ProviderCaller({self.provider.name: self.provider}, timeout_seconds=timeout_seconds)
+        self.admission = ScriptedAdmission()
+        self.caller = ProviderCaller(
+            {self.provider.name: self.provider},
+            Gatekeeper(self.admission, lease_seconds=60),
+            a_policy(timeout_seconds=timeout_seconds),
+            sleep=sleep,
+        )
         self.processor = kind(
             self.ledger,
             self.caller,

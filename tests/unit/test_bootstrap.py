@@ -81,6 +81,7 @@ def test_a_web_process_serves_every_route_of_the_contract() -> None:
         ("/api/v1/results/<queue_id>", "GET"),
         ("/api/v1/providers", "GET"),
         ("/api/v1/providers/<name>/test", "POST"),
+        ("/api/v1/models", "GET"),
         ("/healthz", "GET"),
         ("/metrics", "GET"),
     }

@@ -34,8 +34,25 @@ def stored_outcome(version: int, kind: OutcomeKind) -> Outcome:
 @pytest.mark.parametrize(("version", "kind"), ENDINGS)
 def test_a_stored_record_gives_the_same_bytes_for_ever(version: int, kind: OutcomeKind) -> None:
     """A consumer may drop duplicates by their bytes, and a rollout may come between two publications."""
-    envelope = build_callback(stored_request(version), stored_outcome(version, kind))
+    envelope = build_callback(stored_request(1), stored_outcome(version, kind))
     assert envelope.model_dump_json().encode() == (STORED / f"envelope-v{version}-{kind}.json").read_bytes()
+
+
+@pytest.mark.parametrize("kind", list(OutcomeKind))
+def test_what_we_add_never_overwrites_what_the_caller_sent(kind: OutcomeKind) -> None:
+    """The metadata comes back as it was, beside our notes."""
+    request, outcome = stored_request(1), stored_outcome(2, kind)
+    told = build_callback(request, outcome).data.request_metadata
+
+    assert {key: told[key] for key in request.metadata} == request.metadata
+    assert set(told) - set(request.metadata) == set(outcome.notes) - set(request.metadata)
+
+
+def test_an_outcome_of_a_newer_version_is_not_understood() -> None:
+    """Its event would lack what that version brought, so it is left to a worker that knows it."""
+    stored = json.loads((STORED / "outcome-v2-completed.json").read_bytes())
+    with pytest.raises(ValueError, match="schema_version"):
+        Outcome.model_validate(stored | {"schema_version": OUTCOME_SCHEMA_VERSION + 1})
 
 
 @pytest.mark.parametrize("version", range(1, REQUEST_SCHEMA_VERSION + 1))

@@ -12,7 +12,8 @@ import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from contracts.enums import LLMProviderType
-from llm_provider.config import PREFIX, Settings
+from llm_provider.adapters.providers.openai_provider import OpenAIProvider
+from llm_provider.config import PREFIX, Settings, VendorSettings
 from llm_provider.errors import (
     AuthenticationFailed,
     NotAcceptedNow,
@@ -49,10 +50,13 @@ def test_nothing_generated_is_stale(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_setting_is_in_the_table_once() -> None:
-    """No setting falls between two sections."""
-    listed = re.findall(rf"^\| `({PREFIX}\w+)`", generate_docs.settings_table(), re.MULTILINE)
+    """No setting falls between two sections, neither of ours nor of a vendor's."""
+    listed = re.findall(rf"^\| `({PREFIX}[\w<>]+)`", generate_docs.settings_table(), re.MULTILINE)
 
-    assert listed == [PREFIX + name.upper() for name in Settings.model_fields]
+    assert listed == [
+        *(PREFIX + name.upper() for name in Settings.model_fields if name != "vendors"),
+        *(f"{PREFIX}<VENDOR>_{name.upper()}" for name in VendorSettings.model_fields),
+    ]
 
 
 def test_a_stale_page_is_named_and_then_repaired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +83,7 @@ def test_a_page_without_its_markers_is_not_overwritten() -> None:
 def service() -> Service:
     """A service as the page describes it: openai has a key, the mock is switched off."""
     service = Service()
-    service.provider.default_model = Settings().openai_default_model
+    service.provider.default_model = OpenAIProvider.default_model
     service.unconfigured.default_model = "mock-1"
     return service
 
@@ -100,7 +104,7 @@ def polled_result(service: Service) -> Any:
 
 
 def accepted_answer(service: Service) -> Any:
-    service.provider.available = False
+    service.open_circuit()
     return service.post(**EXAMPLES["request"]).json
 
 
@@ -127,7 +131,13 @@ def unavailable(service: Service) -> Any:
 
 
 def providers(service: Service) -> Any:
+    service.open_circuit()
     return service.get("/api/v1/providers").json
+
+
+def one_model(service: Service) -> Any:
+    listed = service.get("/api/v1/models?provider=openai").json["models"]
+    return {"models": [model for model in listed if model["is_default"]]}
 
 
 def trial(service: Service) -> Any:
@@ -157,6 +167,7 @@ ANSWERS: list[tuple[str, Callable[[Service], Any]]] = [
     ("bad-request", bad_request),
     ("unavailable", unavailable),
     ("providers", providers),
+    ("models", one_model),
     ("trial", trial),
     ("trial-failed", trial_failed),
     ("health", health),
@@ -228,7 +239,7 @@ def test_the_client_of_the_page_works(service: Service, address: str) -> None:
     at_once = compare(address, EXAMPLES["request"])
     pauses = iter([lose_ledger, finish_first])
     page["time"] = SimpleNamespace(sleep=lambda _: next(pauses)(service))
-    service.provider.available = False
+    service.open_circuit()
     later = compare(address, EXAMPLES["request"])
 
     assert lasting(later) == lasting(at_once) == lasting(EXAMPLES["result"])

@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from llm_provider.admission import Admission, Obstacle
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
-from llm_provider.errors import LedgerUnavailable, ProviderNotConfigured, RequestRejected
+from llm_provider.errors import LedgerUnavailable, ProviderNotConfigured, ProviderOverloaded, RequestRejected
 from llm_provider.ledger import LedgerProtocol
 from llm_provider.orchestrator import LLMOrchestratorImpl, Queued, RequestContext, RequestPolicy
 from llm_provider.queue_models import TraceContext
@@ -174,3 +175,51 @@ def test_an_answer_at_once_leaves_nothing_behind(
 
     assert isinstance(answer, LLMComparisonResponse)
     assert (service.accepted, dispatcher.seen) == (0, [])
+
+
+def test_a_call_whose_turn_comes_late_is_queued(service: Service, orchestrator: LLMOrchestratorImpl) -> None:
+    """Nothing was sent, so the caller, who can poll, need not send it again."""
+    service.admission.answers = [Admission(Obstacle.RATE_LIMIT, wait_seconds=30)]
+
+    answer = queued(orchestrator.perform_comparison(request(), context()))
+
+    assert service.provider.calls == []
+    assert service.ledger.view(answer.request.queue_id) is not None
+
+
+def test_a_call_that_failed_is_never_queued(service: Service, orchestrator: LLMOrchestratorImpl) -> None:
+    """Not even when its circuit opened meanwhile: the caller hears what the provider did."""
+    service.provider.error = ProviderOverloaded("no")
+    service.admission.answers = [Admission(), Admission(Obstacle.CIRCUIT_OPEN, wait_seconds=120)]
+
+    with pytest.raises(ProviderOverloaded):
+        orchestrator.perform_comparison(request(), context())
+
+    assert service.accepted == 0
+
+
+@pytest.mark.parametrize(("asked", "stored"), [(None, 600), (30.5, 30.5), (600, 600)])
+def test_a_request_may_ask_for_less_time(orchestrator: LLMOrchestratorImpl, asked: float | None, stored: float) -> None:
+    """Null is all that this installation allows."""
+    comparison = request("t").model_copy(update={"deadline_seconds": asked})
+
+    assert queued(orchestrator.perform_comparison(comparison, context())).request.deadline_seconds == stored
+
+
+def test_a_request_may_not_ask_for_more_time(service: Service, orchestrator: LLMOrchestratorImpl) -> None:
+    """The message says how much there is."""
+    comparison = request("t").model_copy(update={"deadline_seconds": 600.5})
+
+    with pytest.raises(RequestRejected, match="600") as refused:
+        orchestrator.perform_comparison(comparison, context())
+
+    assert (refused.value.field, service.accepted) == ("deadline_seconds", 0)
+
+
+def test_a_synchronous_call_ends_at_its_deadline(service: Service, orchestrator: LLMOrchestratorImpl) -> None:
+    """The provider is given what is left of it."""
+    comparison = request().model_copy(update={"deadline_seconds": 2.5})
+
+    orchestrator.perform_comparison(comparison, context())
+
+    assert 0 < service.provider.timeouts[0] <= 2.5

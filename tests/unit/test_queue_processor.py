@@ -1,13 +1,27 @@
 """How a worker brings one request to its outcome; what is then told: test_queue_processor_callback.py."""
 
+from typing import Any
+
 import pytest
 
-from contracts.enums import QueueStatus
+from contracts.enums import LLMProviderType, QueueStatus
+from contracts.errors import ErrorCode
 from llm_provider.adapters.memory_ledger import MemoryLedger
-from llm_provider.errors import LedgerUnavailable
-from llm_provider.ledger import ClaimState
+from llm_provider.errors import LedgerUnavailable, RateLimited
+from llm_provider.gatekeeper import Gatekeeper
+from llm_provider.ledger import Action, ClaimState
+from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_processor import COMMIT_RETRY_SECONDS
-from tests.unit.builders import Worker, a_request, a_timing, a_verdict_for, some_texts
+from tests.unit.builders import (
+    Worker,
+    a_policy,
+    a_request,
+    a_timing,
+    a_verdict_for,
+    an_answer,
+    read,
+    some_texts,
+)
 
 
 def test_the_provider_gets_the_texts_and_what_the_caller_chose() -> None:
@@ -31,7 +45,7 @@ def test_a_call_ends_before_its_timeout_and_before_the_deadline(deadline: float,
     request = worker.accept(deadline_seconds=deadline)
     worker.clock.advance(30)
     worker.run(request)
-    assert [timeout for _, timeout in worker.provider.calls] == [pytest.approx(expected)]
+    assert [timeout for _, timeout in worker.provider.calls] == [pytest.approx(expected, abs=0.5)]
 
 
 def test_the_lease_is_renewed_for_as_long_as_the_call_lasts() -> None:
@@ -149,3 +163,68 @@ def test_the_time_of_the_call_alone_is_the_response_time() -> None:
         assert view.outcome is not None
         assert view.outcome.response_time_ms < 500
         assert view.status in {QueueStatus.COMPLETED, QueueStatus.FAILED}
+
+
+def a_worker_on_a_vendor(**options: Any) -> Worker:
+    """Whose calls cost something, so that they are limited and made again."""
+    worker = Worker(**options)
+    worker.provider.name = LLMProviderType.OPENAI
+    worker.caller = ProviderCaller(
+        {LLMProviderType.OPENAI: worker.provider}, Gatekeeper(worker.admission, lease_seconds=60), a_policy()
+    )
+    worker.processor._caller = worker.caller  # noqa: SLF001 A worker of these tests has one caller.
+    return worker
+
+
+def test_a_request_that_has_to_wait_is_suspended_and_comes_back() -> None:
+    """No handler runs meanwhile; its next claim goes on with the schedule where this one stopped."""
+    worker = a_worker_on_a_vendor()
+    worker.provider.answer = RateLimited("no", retry_after_seconds=30)
+    request = worker.accept(provider="openai", model="gpt")
+    worker.run(request)
+    assert worker.records == []
+    assert worker.ledger.view(request.queue_id).status is QueueStatus.PROCESSING  # type: ignore[union-attr]
+    worker.run(request)
+    assert len(worker.provider.calls) == 1
+
+    worker.clock.advance(40)
+    assert [due.action for due in worker.ledger.sweep(queue_is_empty=False)] == [Action.DISPATCH]
+    worker.provider.answer = an_answer()
+    worker.run(request)
+    assert read(worker.records[0]).data.is_success
+
+
+def test_the_schedule_ends_over_several_claims() -> None:
+    """Failures before a wait count after it, and the last error is the outcome."""
+    worker = a_worker_on_a_vendor()
+    worker.provider.answer = RateLimited("no", retry_after_seconds=30)
+    request = worker.accept(provider="openai", model="gpt")
+    for _ in range(4):
+        worker.run(request)
+        worker.clock.advance(40)
+    assert len(worker.provider.calls) == 4
+    error = read(worker.records[0]).data.error_detail
+    assert error is not None
+    assert (error.error_code, error.details) == (ErrorCode.RATE_LIMIT, {"retry_after_seconds": 30})
+
+
+def test_a_suspension_waits_for_redis_too() -> None:
+    """A lease that merely lapsed would count as a worker's death."""
+    slept: list[float] = []
+    worker = a_worker_on_a_vendor(sleep=slept.append)
+    worker.provider.answer = RateLimited("no", retry_after_seconds=30)
+    request = worker.accept(provider="openai", model="gpt")
+
+    def lose_redis() -> None:
+        worker.ledger.away = True
+
+    def find_redis(seconds: float) -> None:
+        slept.append(seconds)
+        worker.ledger.away = False
+
+    worker.provider.on_call = lose_redis
+    worker.processor._sleep = find_redis  # noqa: SLF001 Redis comes back while it sleeps.
+    worker.run(request)
+    assert slept == [COMMIT_RETRY_SECONDS]
+    worker.clock.advance(40)
+    assert [due.action for due in worker.ledger.sweep(queue_is_empty=False)] == [Action.DISPATCH]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.storms.account import Account, Arrival, Asked, Broken, Kill, ProviderCall
+from scripts.storms.account import Account, Arrival, Asked, Broken, Kill, ProviderCall, Repetitions
 from scripts.storms.schedule import Fault, FaultKind
 
 ACCEPTED = Asked(4, "topic-b", "c-4", status=202, queue_id="q-4", answered_at=10.0)
@@ -81,8 +81,17 @@ def test_an_event_under_another_queue_id_than_the_answer_s_is_a_fault() -> None:
 def test_a_second_call_without_a_kill_is_a_fault() -> None:
     """The second promise: nothing is paid twice."""
     account = Account([ACCEPTED], [EVENT], [CALL, AGAIN])
-    assert account.repeated_calls == ([], [AGAIN])
+    assert account.repetitions == Repetitions(unexplained=[AGAIN])
     assert account.faults_of_the_service
+
+
+@pytest.mark.parametrize("status", ["429", "500"])
+def test_a_call_that_was_refused_may_be_made_again(status: str) -> None:
+    """Nothing was billed for the first; an answer that came, broken or whole, is no such excuse."""
+    account = Account([ACCEPTED], [EVENT], [replace(CALL, how=status), AGAIN])
+    assert account.repetitions == Repetitions(after_refusals=[AGAIN])
+    assert account.faults_of_the_service == []
+    assert Account([ACCEPTED], [EVENT], [replace(CALL, how="cut"), AGAIN]).repetitions.unexplained == [AGAIN]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +107,8 @@ def test_a_second_call_without_a_kill_is_a_fault() -> None:
 )
 def test_only_the_kill_that_cut_the_first_call_off_explains_the_second(kill: Kill, explains: bool) -> None:
     """A kill somewhere else at some other time is no excuse."""
-    explained, unexplained = Account([ACCEPTED], [EVENT], [CALL, AGAIN], [kill]).repeated_calls
-    assert (explained, unexplained) == (([AGAIN], []) if explains else ([], [AGAIN]))
+    found = Account([ACCEPTED], [EVENT], [CALL, AGAIN], [kill]).repetitions
+    assert (found.after_kills, found.unexplained) == (([AGAIN], []) if explains else ([], [AGAIN]))
 
 
 @pytest.mark.parametrize(
@@ -109,22 +118,22 @@ def test_an_answer_that_waits_for_redis_on_a_killed_worker_is_gone(kind: FaultKi
     """It cannot be stored before Redis is back; without Kafka it can."""
     away = Broken(Fault(0, kind, 0.0, 5.0), kind, began=10.8, ended=15.0)
     kill = Kill("worker-1", 15.4)
-    explained, _ = Account([ACCEPTED], [EVENT], [CALL, AGAIN], [kill], [away]).repeated_calls
-    assert bool(explained) == explains
+    found = Account([ACCEPTED], [EVENT], [CALL, AGAIN], [kill], [away]).repetitions
+    assert bool(found.after_kills) == explains
 
 
 def test_a_call_that_never_ended_is_in_flight_for_ever() -> None:
     """A provider that hangs answers nobody."""
     hanging = replace(CALL, ended=None)
-    explained, _ = Account([ACCEPTED], [EVENT], [hanging, AGAIN], [Kill("worker-1", 19.0)]).repeated_calls
-    assert explained == [AGAIN]
+    found = Account([ACCEPTED], [EVENT], [hanging, AGAIN], [Kill("worker-1", 19.0)]).repetitions
+    assert found.after_kills == [AGAIN]
 
 
 def test_each_further_call_needs_a_kill_of_its_own() -> None:
     """The third call is explained by the end of the second, not by that of the first."""
     third = replace(AGAIN, begun=30.0, ended=31.0)
     account = Account([ACCEPTED], [EVENT], [CALL, AGAIN, third], [Kill("worker-1", 10.5)])
-    assert account.repeated_calls == ([AGAIN], [third])
+    assert account.repetitions == Repetitions(after_kills=[AGAIN], unexplained=[third])
 
 
 def test_recovery_lasts_until_the_last_request_accepted_before_the_end_has_its_event() -> None:

@@ -16,15 +16,21 @@ from contracts.events.llm_provider_events import TokenUsage
 from llm_provider import logs, outcomes
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryDispatcher, MemoryResultStore
+from llm_provider.adapters.pricing import price_per_million
+from llm_provider.admission import BreakerState, BreakerView
 from llm_provider.api.app import WebParts, create_app
 from llm_provider.bootstrap import ledger_timing
 from llm_provider.config import Settings
 from llm_provider.errors import ComparisonError
+from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import ProviderAnswer, ProviderCall, Verdict
 from llm_provider.ledger import Decision
+from llm_provider.model_manifest import load_manifest
 from llm_provider.orchestrator import LLMOrchestratorImpl, RequestPolicy
+from llm_provider.prompts import build_prompt
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import utc_now
+from tests.unit.builders import ScriptedAdmission, a_policy
 
 PROMPT = "Judge them by the prompt-4711 rubric."
 ESSAY_A = "The first essay, marked essay-4712, argues for trains."
@@ -58,12 +64,12 @@ class ScriptedProvider:
     name: LLMProviderType = LLMProviderType.OPENAI
     default_model: str = "scripted-1"
     configured: bool = True
-    available: bool = True
     answer: ProviderAnswer = ANSWER
     error: Exception | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     asked: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     calls: list[ProviderCall] = field(default_factory=list)
+    timeouts: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -71,11 +77,9 @@ class ScriptedProvider:
     def is_configured(self) -> bool:
         return self.configured
 
-    def is_available(self) -> bool:
-        return self.available
-
     def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer:
         self.calls.append(call)
+        self.timeouts.append(timeout_seconds)
         self.asked.release()
         assert self.gate.wait(timeout_seconds)
         if self.error is not None:
@@ -108,10 +112,25 @@ class Service:
         self.provider = ScriptedProvider()
         self.unconfigured = ScriptedProvider(name=LLMProviderType.MOCK, configured=False)
         providers = {provider.name: provider for provider in (self.unconfigured, self.provider)}
-        self.caller = ProviderCaller(providers, timeout_seconds=self.settings.provider_timeout_seconds)
+        self.admission = ScriptedAdmission()
+        policy = a_policy(timeout_seconds=self.settings.provider_timeout_seconds)
+        gatekeeper = Gatekeeper(self.admission, lease_seconds=60)
+        self.caller = ProviderCaller(providers, gatekeeper, policy, sleep=lambda seconds: None)
         self.orchestrator = LLMOrchestratorImpl(self.ledger, self.dispatcher, self.caller, self._policy())
-        parts = WebParts(self.settings, self.orchestrator, self.caller, self.ledger, self.results)
+        parts = WebParts(
+            self.settings,
+            self.orchestrator,
+            self.caller,
+            self.ledger,
+            self.results,
+            load_manifest(),
+            price_per_million,
+        )
         self.app = create_app(parts)
+
+    def open_circuit(self) -> None:
+        """The provider has failed again and again."""
+        self.admission.view = BreakerView(BreakerState.OPEN, failures=3, retry_in_seconds=61.04)
 
     def _policy(self) -> RequestPolicy:
         return RequestPolicy(
@@ -140,7 +159,7 @@ class Service:
 
     def queue(self, **fields: Any) -> str:
         """Have a comparison accepted for later; its queue id."""
-        self.provider.available = False
+        self.open_circuit()
         response = self.post(**fields)
         assert response.status_code == 202, response.text
         queue_id: str = response.json["queue_id"]
@@ -148,10 +167,12 @@ class Service:
 
     def decide(self, queue_id: str, error: ComparisonError | None = None) -> Decision:
         """Do the worker's part up to the commit."""
-        self.ledger.claim(queue_id, "a worker")
+        texts = self.ledger.claim(queue_id, "a worker").texts
         now = utc_now()
         if error is None:
-            outcome = outcomes.completed(queue_id, ANSWER, response_time_ms=812, at=now)
+            notes = {"prompt_sha256": build_prompt(texts).sha256} if texts else {}
+            answer = ANSWER.model_copy(update={"notes": notes})
+            outcome = outcomes.completed(queue_id, answer, response_time_ms=812, at=now)
         else:
             outcome = outcomes.failed(queue_id, error, response_time_ms=812, at=now)
         decision = self.ledger.commit(queue_id, outcome)

@@ -20,6 +20,13 @@ REFUSED_FIELDS = [
     ("correlation_id", "no-uuid"),
     ("correlation_id", ""),
     ("correlation_id", 7),
+    ("deadline_seconds", 0),
+    ("deadline_seconds", -1),
+    ("deadline_seconds", "60"),
+    ("deadline_seconds", True),
+    ("deadline_seconds", float("inf")),
+    ("deadline_seconds", float("nan")),
+    ("deadline_seconds", 14_401),
     ("metadata", []),
     ("metadata", "text"),
     ("metadata", {"a": NESTED}),
@@ -145,12 +152,12 @@ def test_every_optional_field_may_be_null_or_absent(service: Service) -> None:
     """Null means the same as not sent."""
     texts = {name: body()[name] for name in ("user_prompt", "essay_a", "essay_b")}
     provider = {"provider_override": "openai"}
-    nulls = {"callback_topic": None, "correlation_id": None, "user_id": None, "metadata": None}
+    names = ("callback_topic", "correlation_id", "user_id", "deadline_seconds", "metadata")
     bare = service.post_raw(json.dumps(texts | {"llm_config_overrides": provider}).encode())
-    null = service.post(**nulls)
+    null = service.post(**dict.fromkeys(names))
 
     assert (bare.status_code, null.status_code) == (200, 200)
-    assert (bare.json["metadata"], null.json["metadata"]) == ({}, {})
+    assert bare.json["metadata"].keys() == null.json["metadata"].keys() == {"prompt_sha256"}
 
 
 def test_the_limits_themselves_are_allowed(service: Service) -> None:
@@ -214,8 +221,9 @@ def test_the_content_type_does_not_matter(service: Service, content_type: str) -
 
 
 def test_metadata_comes_back_as_it_was_sent(service: Service) -> None:
-    """Unicode, numbers beyond 64 bits, nulls and odd keys are echoed verbatim."""
+    """Unicode, numbers beyond 64 bits, nulls and odd keys are echoed verbatim, and a key of ours is not overwritten."""
     metadata = {"": None, "\N{GRINNING FACE}": [1, 1.5, True, {"deep": "\x00 \u2028"}], "n": 10**30, "winner": "me"}
+    metadata["prompt_sha256"] = "mine"
     at_once = service.post(metadata=metadata)
     queue_id = service.queue(metadata=metadata)
     service.decide(queue_id)
@@ -233,7 +241,7 @@ def test_a_request_must_name_its_provider(service: Service) -> None:
 
 def test_a_default_provider_is_taken_where_none_is_named() -> None:
     """An operator may set one; a caller's own choice still wins."""
-    service = Service(default_provider="openai", openai_api_key="sk-x")
+    service = Service(default_provider="openai", vendors={"openai": {"api_key": "sk-x"}})
     answers = [service.post(llm_config_overrides=overrides) for overrides in (None, {"provider_override": None})]
 
     assert [answer.json["provider"] for answer in answers] == ["openai", "openai"]

@@ -19,15 +19,29 @@ def samples(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 
 def test_the_providers_are_listed_with_their_state(service: Service) -> None:
-    """Configured: a call could be made; available: one would be made now."""
-    service.provider.available = False
+    """Configured: a call could be made; available: one would be made now; and what its circuit breaker says."""
+    service.open_circuit()
     response = service.get("/api/v1/providers")
 
     assert response.status_code == 200
     assert response.json == {
         "providers": [
-            {"name": "mock", "configured": False, "available": False, "default_model": "scripted-1"},
-            {"name": "openai", "configured": True, "available": False, "default_model": "scripted-1"},
+            {
+                "name": "mock",
+                "configured": False,
+                "available": False,
+                "default_model": "scripted-1",
+                "circuit_breaker": "closed",
+                "retry_in_seconds": None,
+            },
+            {
+                "name": "openai",
+                "configured": True,
+                "available": False,
+                "default_model": "scripted-1",
+                "circuit_breaker": "open",
+                "retry_in_seconds": 61.0,
+            },
         ]
     }
 

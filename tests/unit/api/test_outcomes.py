@@ -45,6 +45,7 @@ def test_a_request_without_callback_topic_is_answered_at_once(service: Service) 
     assert response.mimetype == "application/json"
     answer = response.json
     assert answer.pop("response_time_ms") >= 0
+    assert len(answer["metadata"].pop("prompt_sha256")) == 64
     assert answer == {
         "winner": "Essay B",
         "justification": "It argues more closely.",
@@ -121,7 +122,7 @@ def test_a_202_says_where_to_ask_and_when(service: Service) -> None:
 
 def test_an_unavailable_provider_queues(service: Service) -> None:
     """While a breaker is open a request without topic is accepted for later."""
-    service.provider.available = False
+    service.open_circuit()
 
     assert service.post().status_code == 202
     assert service.provider.calls == []

@@ -1,0 +1,272 @@
+"""The calls made for one comparison: admitted, timed, made again where that helps."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from pydantic import JsonValue
+
+from contracts.events.llm_provider_events import TokenUsage
+from llm_provider import outcomes
+from llm_provider.admission import Admission, CallHealth, Obstacle
+from llm_provider.config import VENDORS
+from llm_provider.errors import (
+    CircuitOpen,
+    ComparisonError,
+    InvalidAnswer,
+    LimitReached,
+    NotAdmitted,
+    ProviderError,
+    ProviderTimeout,
+    RateLimited,
+    RequestExpired,
+)
+from llm_provider.gatekeeper import CallReport, Gatekeeper
+from llm_provider.internal_models import (
+    CallProgress,
+    ComparisonTarget,
+    ComparisonTexts,
+    Prompt,
+    ProviderAnswer,
+    ProviderCall,
+)
+from llm_provider.prompts import build_prompt
+from llm_provider.protocols import LLMProviderProtocol
+from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
+from llm_provider.retries import RetrySchedule
+
+log = structlog.get_logger(__name__)
+
+# What comes sooner is waited for in the thread; anything later gives the thread back.
+SHORT_WAIT_SECONDS = 2.0
+# Vendors' rule of thumb for English, and what a verdict takes beside the prompt.
+CHARS_PER_TOKEN = 4
+ANSWER_TOKENS = 300
+# Who has waited in the thread for a place among the concurrent calls comes back after this.
+COME_BACK_SECONDS = 3.0
+
+
+class CallLater(Exception):
+    """The next call is due after `wait_seconds`; until then no thread need wait."""
+
+    def __init__(self, wait_seconds: float, progress: CallProgress) -> None:
+        super().__init__(f"in {wait_seconds:.1f} s")
+        self.wait_seconds = wait_seconds
+        self.progress = progress
+
+
+@dataclass(frozen=True)
+class CallPolicy:
+    """How patiently a provider is called; config.py says what each is for."""
+
+    timeout_seconds: float
+    retries: RetrySchedule
+    repair_invalid_answers: bool = False
+
+
+@dataclass(frozen=True)
+class TimedAnswer:
+    """An answer with the time its call took, waits left out."""
+
+    answer: ProviderAnswer
+    response_time_ms: int
+
+
+class CallAttempts:
+    """One request's way to its verdict, from one claim or post to the next; used by one thread."""
+
+    def __init__(
+        self,
+        provider: LLMProviderProtocol,
+        gatekeeper: Gatekeeper,
+        policy: CallPolicy,
+        request: QueuedRequest,
+        texts: ComparisonTexts,
+        *,
+        seconds_left: float,
+        progress: CallProgress | None,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._provider = provider
+        self._gate = gatekeeper
+        self._policy = policy
+        self._request = request
+        self._texts = texts
+        self._end = time.monotonic() + seconds_left
+        self._can_come_back = progress is not None
+        self._failures = progress.failures if progress else 0
+        self._has_turn = progress.has_turn if progress else False
+        self._last_error: ProviderError | None = None
+        self._sleep = sleep
+        self._target = ComparisonTarget(provider=request.provider, model=request.model)
+
+    def run(self) -> Outcome:
+        """The verdict; raises CallLater or a ComparisonError."""
+        while True:
+            try:
+                return self._verdict()
+            except ProviderError as error:
+                self._last_error = error
+                self._pause(self._wait_after(error), error)
+
+    def _verdict(self) -> Outcome:
+        prompt = build_prompt(self._texts)
+        try:
+            timed = self._call(prompt)
+        except InvalidAnswer as error:
+            if not self._policy.repair_invalid_answers:
+                raise
+            prompt = build_prompt(self._texts, complaint=error.message)
+            timed = self._repaired(prompt, error)
+        return outcomes.completed(
+            self._request.queue_id, timed.answer, response_time_ms=timed.response_time_ms, at=utc_now()
+        )
+
+    def _repaired(self, prompt: Prompt, first: InvalidAnswer) -> TimedAnswer:
+        """Ask once more, saying what was wrong; the first answer's bill is a part of what it all cost."""
+        try:
+            timed = self._call(prompt)
+        except ProviderError as second:
+            raise second.billed(_sum(first.token_usage, second.token_usage), first.cost_usd + second.cost_usd) from None
+        except (CallLater, NotAdmitted, RequestExpired):
+            raise first from None
+        usage = _sum(first.token_usage, timed.answer.token_usage)
+        cost = first.cost_usd + timed.answer.cost_usd
+        return TimedAnswer(
+            timed.answer.model_copy(update={"token_usage": usage, "cost_usd": cost}), timed.response_time_ms
+        )
+
+    def _call(self, prompt: Prompt) -> TimedAnswer:
+        """One call, admitted and settled."""
+        tokens = _estimated_tokens(prompt, self._request.overrides.max_tokens_override)
+        admission = self._admitted(tokens)
+        allowed, started, report = self._policy.timeout_seconds, time.monotonic(), CallReport()
+        try:
+            allowed = min(allowed, self._seconds_left())
+            answer = self._provider.compare(self._provider_call(prompt), timeout_seconds=allowed)
+            report = CallReport(CallHealth.GOOD, answer.token_usage.total_tokens - tokens)
+        except ProviderError as error:
+            report = self._failure_report(error, tokens, allowed)
+            error.timed(milliseconds_since(started), self._notes(prompt))
+            raise
+        finally:
+            self._settle(admission, report)
+        notes = {**answer.notes, **self._notes(prompt)}
+        return TimedAnswer(answer.model_copy(update={"notes": notes}), milliseconds_since(started))
+
+    def _admitted(self, tokens: int) -> Admission:
+        """Wait until the call may be made, here or by coming back."""
+        patience, waited = self._seconds_left() if self._can_come_back else SHORT_WAIT_SECONDS, 0.0
+        while is_guarded(self._provider):
+            admission = self._gate.ask(
+                self._target, self._request.queue_id, tokens=tokens, has_turn=self._has_turn, patience_seconds=patience
+            )
+            self._has_turn = admission.has_turn
+            if admission.obstacle is None:
+                return admission
+            # Many short waits in a row are a long one.
+            waited += admission.wait_seconds
+            self._wait_for_admission(admission, waited)
+        return Admission()
+
+    def _wait_for_admission(self, admission: Admission, waited: float) -> None:
+        wait = max(admission.wait_seconds, COME_BACK_SECONDS) if waited > SHORT_WAIT_SECONDS else admission.wait_seconds
+        try:
+            self._pause(wait, self._last_error or _not_admitted(self._target, admission))
+        except ComparisonError:
+            self._gate.leave(self._target, self._request.queue_id)
+            raise
+
+    def _settle(self, admission: Admission, report: CallReport) -> None:
+        self._has_turn = False
+        if is_guarded(self._provider):
+            self._gate.settle(self._target, self._request.queue_id, admission, report)
+
+    def _failure_report(self, error: ProviderError, tokens: int, allowed: float) -> CallReport:
+        counted = error.token_usage.total_tokens
+        if isinstance(error, RateLimited):
+            return CallReport(CallHealth.UNKNOWN, counted - tokens, error.retry_after_seconds or 0.0)
+        # A caller in a hurry learns nothing about the provider's health.
+        in_a_hurry = isinstance(error, ProviderTimeout) and allowed < self._policy.timeout_seconds
+        health = CallHealth.BAD if error.trips_breaker else CallHealth.GOOD
+        return CallReport(CallHealth.UNKNOWN if in_a_hurry else health, counted - tokens if counted else 0)
+
+    def _wait_after(self, error: ProviderError) -> float:
+        """Seconds until the call is made again; raises the error when it is not."""
+        self._failures += 1
+        wait = None
+        if is_guarded(self._provider):
+            wait = self._policy.retries.wait_after(error, failures=self._failures)
+        if wait is None:
+            raise error
+        log.info(
+            "provider_call_failed",
+            error_code=str(error.error_code),
+            failures=self._failures,
+            next_in_seconds=round(wait, 1),
+        )
+        return wait
+
+    def _pause(self, wait: float, why: ComparisonError) -> None:
+        """Wait here, or come back later; raises `why` when neither is possible within the time left."""
+        if wait >= self._seconds_left():
+            raise why
+        if wait <= SHORT_WAIT_SECONDS:
+            self._sleep(wait)
+        elif self._can_come_back:
+            raise CallLater(wait, CallProgress(failures=self._failures, has_turn=self._has_turn))
+        else:
+            raise why
+
+    def _seconds_left(self) -> float:
+        """Until the request's deadline; raises RequestExpired when nothing is left."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise self._last_error or RequestExpired("The request's deadline passed before it had an outcome.")
+        return left
+
+    def _notes(self, prompt: Prompt) -> dict[str, JsonValue]:
+        return {"prompt_sha256": prompt.sha256} if is_guarded(self._provider) else {}
+
+    def _provider_call(self, prompt: Prompt) -> ProviderCall:
+        overrides = self._request.overrides
+        return ProviderCall(
+            texts=self._texts,
+            prompt=prompt,
+            model=self._request.model,
+            temperature=overrides.temperature_override,
+            max_tokens=overrides.max_tokens_override,
+        )
+
+
+def is_guarded(provider: LLMProviderProtocol) -> bool:
+    """Whether a provider's calls cost something, so that they are limited, and made again; the mock's are neither."""
+    return provider.name in VENDORS
+
+
+def milliseconds_since(started: float) -> int:
+    """Whole milliseconds since a reading of time.monotonic()."""
+    return round((time.monotonic() - started) * 1000)
+
+
+def _estimated_tokens(prompt: Prompt, max_tokens: int | None) -> int:
+    asked = (len(prompt.system) + len(prompt.user)) // CHARS_PER_TOKEN
+    return asked + min(ANSWER_TOKENS, max_tokens or ANSWER_TOKENS)
+
+
+def _not_admitted(target: ComparisonTarget, admission: Admission) -> NotAdmitted:
+    wait = admission.wait_seconds
+    if admission.obstacle is Obstacle.CIRCUIT_OPEN:
+        return CircuitOpen(f"{target.provider} fails, and is left alone for now.", retry_after_seconds=wait)
+    what = "calls to {} at the same time" if admission.obstacle is Obstacle.CONCURRENCY else "calls to {} per minute"
+    limit = what.format(target.provider)
+    return LimitReached(f"The limit of this service on {limit} leaves no turn in time.", retry_after_seconds=wait)
+
+
+def _sum(one: TokenUsage, other: TokenUsage) -> TokenUsage:
+    return TokenUsage(
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        total_tokens=one.total_tokens + other.total_tokens,
+    )

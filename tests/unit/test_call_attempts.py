@@ -1,0 +1,454 @@
+"""How patiently a provider is called: what is waited for where, what is tried again, and what admission is told."""
+
+import time
+from typing import Any
+
+import pytest
+
+from contracts.enums import LLMProviderType
+from contracts.events.llm_provider_events import TokenUsage
+from llm_provider.admission import Admission, BreakerState, BreakerView, CallHealth, Obstacle
+from llm_provider.api_models import LLMConfigOverrides
+from llm_provider.call_attempts import COME_BACK_SECONDS, SHORT_WAIT_SECONDS, CallLater
+from llm_provider.errors import (
+    AnswerLost,
+    AuthenticationFailed,
+    CallRefused,
+    CircuitOpen,
+    InvalidAnswer,
+    LimitReached,
+    ProviderError,
+    ProviderOverloaded,
+    ProviderServerError,
+    ProviderTimeout,
+    RateLimited,
+    RequestExpired,
+)
+from llm_provider.gatekeeper import Gatekeeper
+from llm_provider.internal_models import CallProgress
+from llm_provider.prompts import build_prompt
+from llm_provider.provider_caller import ProviderCaller
+from llm_provider.queue_models import Outcome, QueuedRequest
+from tests.unit.builders import (
+    ScriptedAdmission,
+    ScriptedProvider,
+    a_policy,
+    a_request,
+    some_texts,
+)
+
+WORKER = CallProgress()
+OPEN = Admission(Obstacle.CIRCUIT_OPEN, wait_seconds=90)
+
+
+class Caller:
+    """A provider with a vendor behind it, called through everything that guards it; time passes only in sleeps."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.provider = ScriptedProvider(name=LLMProviderType.OPENAI, default_model="gpt")
+        self.admission = ScriptedAdmission()
+        self.slept: list[float] = []
+        self.caller = ProviderCaller(
+            {LLMProviderType.OPENAI: self.provider},
+            Gatekeeper(self.admission, lease_seconds=60),
+            a_policy(**policy),
+            sleep=self.slept.append,
+        )
+        self.request = a_request(provider="openai", model="gpt")
+
+    def compare(
+        self, *, seconds_left: float = 3600, progress: CallProgress | None = None, request: QueuedRequest | None = None
+    ) -> Outcome:
+        return self.caller.compare(request or self.request, some_texts(), seconds_left, progress=progress)
+
+    @property
+    def calls(self) -> int:
+        return len(self.provider.calls)
+
+    @property
+    def healths(self) -> list[CallHealth]:
+        return [told["health"] for told in self.admission.settled]
+
+
+def test_a_good_call_is_asked_for_made_and_settled() -> None:
+    """Once each, in the name of the request, and nothing is slept."""
+    caller = Caller()
+
+    outcome = caller.compare(progress=WORKER)
+
+    asked = caller.admission.asked[0]
+    assert (asked["call_id"], asked["target"].model, asked["has_turn"]) == (caller.request.queue_id, "gpt", False)
+    assert outcome.verdict is not None
+    assert (caller.calls, caller.healths, caller.slept) == (1, [CallHealth.GOOD], [])
+
+
+def test_what_was_sent_is_noted_as_a_digest() -> None:
+    """The SHA-256 of both messages as they went out, among the metadata."""
+    caller = Caller()
+
+    outcome = caller.compare()
+
+    sent = caller.provider.calls[0][0].prompt
+    assert outcome.notes["prompt_sha256"] == sent.sha256 == build_prompt(some_texts()).sha256
+    assert len(sent.sha256) == 64
+
+
+def test_the_digest_of_a_failed_call_is_noted_too() -> None:
+    """With the time of that call alone."""
+    caller = Caller()
+    caller.provider.answer = CallRefused("no")
+    caller.provider.on_call = lambda: time.sleep(0.02)
+
+    with pytest.raises(CallRefused) as failure:
+        caller.compare()
+
+    assert failure.value.notes == {"prompt_sha256": build_prompt(some_texts()).sha256}
+    assert 20 <= failure.value.response_time_ms < 1000
+
+
+def test_a_short_wait_is_slept_in_the_thread() -> None:
+    """The second call comes after the first wait of the schedule."""
+    caller = Caller()
+    caller.provider.before = [ProviderOverloaded("no")]
+
+    assert caller.compare(progress=WORKER).verdict is not None
+    assert (caller.calls, caller.slept) == (2, [1.0])
+    assert caller.healths == [CallHealth.BAD, CallHealth.GOOD]
+
+
+def test_a_long_wait_gives_the_thread_back() -> None:
+    """With how many calls have failed so far, so that the next claim goes on where this one ended."""
+    caller = Caller()
+    caller.provider.answer = ProviderOverloaded("no")
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+
+    assert (later.value.wait_seconds, later.value.progress) == (5.0, CallProgress(failures=2))
+
+
+def test_the_schedule_goes_on_after_a_long_wait() -> None:
+    """Failures before it count: after the last wait the error stands."""
+    caller = Caller()
+    caller.provider.answer = ProviderOverloaded("no")
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=CallProgress(failures=2))
+    with pytest.raises(ProviderOverloaded):
+        caller.compare(progress=CallProgress(failures=3))
+
+    assert later.value.wait_seconds == 30.0
+    assert caller.calls == 2
+
+
+def test_a_synchronous_call_does_not_wait_for_long() -> None:
+    """Its caller is on the line: short waits only, then the vendor's own error."""
+    caller = Caller()
+    caller.provider.answer = RateLimited("no", retry_after_seconds=17)
+
+    with pytest.raises(RateLimited) as failure:
+        caller.compare()
+
+    assert failure.value.retry_after_seconds == 17
+    assert (caller.calls, caller.slept) == (1, [])
+
+
+def test_what_may_be_billed_is_not_sent_again() -> None:
+    """Neither a timeout nor a broken connection, unless the setting says so."""
+    caller = Caller()
+    for error in (ProviderTimeout("no"), AnswerLost("no")):
+        caller.provider.before = [error]
+        with pytest.raises(type(error)):
+            caller.compare(progress=WORKER)
+
+    assert caller.calls == 2
+
+
+def test_no_wait_goes_beyond_the_deadline() -> None:
+    """A vendor that asks for more than is left ends it now, with its own Retry-After for the caller."""
+    caller = Caller()
+    caller.provider.answer = RateLimited("no", retry_after_seconds=60)
+
+    with pytest.raises(RateLimited) as failure:
+        caller.compare(seconds_left=50, progress=WORKER)
+
+    assert failure.value.retry_after_seconds == 60
+
+
+def test_a_call_may_take_what_is_left() -> None:
+    """Its timeout is the shorter one of the provider's and the deadline's."""
+    caller = Caller(timeout_seconds=40)
+
+    caller.compare(seconds_left=10)
+    caller.compare(seconds_left=100)
+
+    assert [round(timeout, 1) for _, timeout in caller.provider.calls] == [10.0, 40]
+
+
+def test_nothing_is_sent_past_the_deadline() -> None:
+    """Not even when the last wait was one for admission; the place among the concurrent calls is given back."""
+    caller = Caller()
+
+    with pytest.raises(RequestExpired):
+        caller.compare(seconds_left=0, progress=WORKER)
+
+    assert caller.calls == 0
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_a_short_obstacle_is_waited_for_in_the_thread(obstacle: Obstacle) -> None:
+    """Then admission is asked again, with the turn it has reserved."""
+    caller = Caller()
+    caller.admission.answers = [Admission(obstacle, wait_seconds=0.7, has_turn=True)]
+
+    assert caller.compare().verdict is not None
+    assert caller.slept == [0.7]
+    assert [asked["has_turn"] for asked in caller.admission.asked] == [False, True]
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_a_long_obstacle_is_a_due_time(obstacle: Obstacle) -> None:
+    """The request comes back with its turn; no call is made, and none is settled."""
+    caller = Caller()
+    caller.admission.answers = [Admission(obstacle, wait_seconds=90, has_turn=True)]
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+
+    assert (later.value.wait_seconds, later.value.progress) == (90, CallProgress(has_turn=True))
+    assert (caller.calls, caller.healths, caller.admission.left) == (0, [], [])
+
+
+def test_a_turn_that_was_reserved_is_claimed_with_the_next_claim() -> None:
+    """Otherwise the request would stand in line twice."""
+    caller = Caller()
+
+    caller.compare(progress=CallProgress(has_turn=True))
+
+    assert caller.admission.asked[0]["has_turn"]
+
+
+def test_many_short_waits_are_a_long_one() -> None:
+    """Who finds no place among the concurrent calls does not hold a thread for ever."""
+    caller = Caller()
+    caller.admission.answers = [Admission(Obstacle.CONCURRENCY, wait_seconds=0.9)] * 9
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+
+    assert later.value.wait_seconds == COME_BACK_SECONDS
+    assert sum(caller.slept) <= SHORT_WAIT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "error"),
+    [
+        (Obstacle.CIRCUIT_OPEN, CircuitOpen),
+        (Obstacle.RATE_LIMIT, LimitReached),
+        (Obstacle.CONCURRENCY, LimitReached),
+    ],
+)
+def test_an_obstacle_that_lasts_beyond_the_deadline_says_so(obstacle: Obstacle, error: type[Exception]) -> None:
+    """With when it would end, and with the place in the line given up."""
+    caller = Caller()
+    caller.admission.answers = [Admission(obstacle, wait_seconds=90)]
+
+    with pytest.raises(error) as failure:
+        caller.compare(seconds_left=60, progress=WORKER)
+
+    assert getattr(failure.value, "retry_after_seconds", None) == 90
+    assert caller.admission.left == [caller.request.queue_id]
+
+
+def test_a_synchronous_call_reserves_no_distant_turn() -> None:
+    """It will not come back for it; a queued one reserves up to its deadline."""
+    caller = Caller()
+
+    caller.compare(seconds_left=500)
+    caller.compare(seconds_left=500, progress=WORKER)
+
+    patience = [round(asked["patience_seconds"]) for asked in caller.admission.asked]
+    assert patience == [SHORT_WAIT_SECONDS, 500]
+
+
+def test_the_vendors_error_outlives_an_open_circuit() -> None:
+    """A synchronous caller whose own failures opened the circuit hears what the vendor did."""
+    caller = Caller()
+    caller.provider.answer = ProviderServerError("broken")
+    caller.admission.answers = [Admission(), OPEN]
+
+    with pytest.raises(ProviderServerError):
+        caller.compare()
+
+
+@pytest.mark.parametrize(
+    ("error", "health"),
+    [
+        (ProviderServerError("no"), CallHealth.BAD),
+        (ProviderTimeout("no"), CallHealth.BAD),
+        (AnswerLost("no"), CallHealth.BAD),
+        (RateLimited("no"), CallHealth.UNKNOWN),
+        (CallRefused("no"), CallHealth.GOOD),
+        (AuthenticationFailed("no"), CallHealth.GOOD),
+        (InvalidAnswer("no"), CallHealth.GOOD),
+    ],
+)
+def test_only_the_vendors_health_counts_against_it(error: ProviderError, health: CallHealth) -> None:
+    """Not what was wrong with the call, nor what a limit turned away."""
+    caller = Caller()
+    caller.provider.answer = error
+
+    with pytest.raises((ProviderError, CallLater)):
+        caller.compare()
+
+    assert caller.healths[0] is health
+
+
+def test_a_caller_in_a_hurry_is_no_judge() -> None:
+    """A timeout that its own deadline cut short says nothing about the vendor."""
+    caller = Caller()
+    caller.provider.answer = ProviderTimeout("no")
+
+    with pytest.raises(ProviderTimeout):
+        caller.compare(seconds_left=1)
+
+    assert caller.healths == [CallHealth.UNKNOWN]
+
+
+def test_a_place_is_given_back_whatever_breaks() -> None:
+    """A defect in a provider must not use up the limit."""
+    caller = Caller()
+    caller.provider.answer = ZeroDivisionError()
+
+    with pytest.raises(ZeroDivisionError):
+        caller.compare()
+
+    assert caller.healths == [CallHealth.UNKNOWN]
+
+
+def test_a_429_holds_its_model_back_for_everybody() -> None:
+    """For as long as the vendor said."""
+    caller = Caller()
+    caller.provider.answer = RateLimited("no", retry_after_seconds=17)
+
+    with pytest.raises(CallLater):
+        caller.compare(progress=WORKER)
+
+    assert caller.admission.settled[0]["hold_seconds"] == 17
+
+
+def test_what_was_used_corrects_the_estimate() -> None:
+    """Tokens are reserved by the length of the prompt, and settled by the vendor's count."""
+    caller = Caller()
+
+    caller.compare()
+
+    estimate = caller.admission.asked[0]["tokens"]
+    assert estimate > 300
+    assert caller.admission.settled[0]["tokens_beyond_estimate"] == 960 - estimate
+
+
+def test_a_probe_is_settled_as_one() -> None:
+    """Only it may close the circuit."""
+    caller = Caller()
+    caller.admission.answers = [Admission(is_probe=True)]
+
+    caller.compare()
+
+    assert caller.admission.settled[0]["is_probe"]
+
+
+def test_while_redis_is_away_calls_go_on() -> None:
+    """And for a second nobody asks again, so that not each of them waits for it."""
+    caller = Caller()
+    caller.admission.is_away = True
+
+    assert caller.compare().verdict is not None
+    caller.admission.is_away = False
+    assert caller.compare().verdict is not None
+    assert caller.admission.asked == []
+
+
+def test_the_mock_is_not_guarded() -> None:
+    """It costs nothing, and what it is told to fail with is an answer, given at once."""
+    caller = Caller()
+    caller.provider.name = LLMProviderType.MOCK
+    caller.provider.answer = ProviderOverloaded("as told")
+    caller.caller = ProviderCaller(
+        {LLMProviderType.MOCK: caller.provider}, Gatekeeper(caller.admission, lease_seconds=60), a_policy()
+    )
+
+    with pytest.raises(ProviderOverloaded) as failure:
+        caller.compare(request=a_request(), progress=WORKER)
+
+    assert (caller.calls, caller.admission.asked, dict(failure.value.notes)) == (1, [], {})
+
+
+def test_an_answer_that_cannot_be_understood_is_final() -> None:
+    """A second one would be a second bill."""
+    caller = Caller()
+    caller.provider.before = [InvalidAnswer("no JSON")]
+
+    with pytest.raises(InvalidAnswer):
+        caller.compare(progress=WORKER)
+
+
+def test_an_answer_can_be_repaired_once_on_demand() -> None:
+    """The model hears what was wrong, and both bills are told."""
+    caller = Caller(repair_invalid_answers=True)
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    caller.provider.before = [InvalidAnswer("The model's answer is not a JSON object.").billed(usage, 0.5)]
+
+    outcome = caller.compare()
+
+    sent = caller.provider.calls[1][0].prompt
+    assert "is not a JSON object" in sent.user
+    assert outcome.notes["prompt_sha256"] == sent.sha256
+    assert (outcome.token_usage.total_tokens, outcome.cost_estimate) == (975, 0.5125)
+
+
+def test_a_second_invalid_answer_ends_it_with_both_bills() -> None:
+    """One repair, not a conversation."""
+    caller = Caller(repair_invalid_answers=True)
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    caller.provider.before = [InvalidAnswer("one").billed(usage, 0.5), InvalidAnswer("two").billed(usage, 0.25)]
+
+    with pytest.raises(InvalidAnswer, match="two") as failure:
+        caller.compare(progress=WORKER)
+
+    assert (failure.value.token_usage.total_tokens, failure.value.cost_usd, caller.calls) == (30, 0.75, 2)
+
+
+def test_a_repair_waits_for_nothing_long() -> None:
+    """When its turn would come late the first answer's error stands."""
+    caller = Caller(repair_invalid_answers=True)
+    caller.provider.before = [InvalidAnswer("one")]
+    caller.admission.answers = [Admission(), OPEN]
+
+    with pytest.raises(InvalidAnswer, match="one"):
+        caller.compare(progress=WORKER)
+
+
+def test_what_the_caller_chose_reaches_the_provider() -> None:
+    """Temperature, tokens and the system prompt."""
+    caller = Caller()
+    overrides = LLMConfigOverrides(temperature_override=0.3, max_tokens_override=77)
+
+    caller.compare(request=a_request(provider="openai", model="gpt", overrides=overrides))
+
+    call = caller.provider.calls[0][0]
+    assert (call.temperature, call.max_tokens) == (0.3, 77)
+    assert call.prompt.system.startswith("You are strict.")
+
+
+def test_a_breaker_decides_about_availability() -> None:
+    """Open or half-open: what is queued probes it; without Redis calls go on."""
+    caller = Caller()
+    available = []
+    for state in BreakerState:
+        caller.admission.view = BreakerView(state)
+        available.append(caller.caller.is_available(caller.provider))
+    caller.admission.is_away = True
+
+    assert available == [True, False, False]
+    assert caller.caller.is_available(caller.provider)
