@@ -19,6 +19,7 @@ from llm_provider.errors import (
     NotAdmitted,
     ProviderError,
     ProviderTimeout,
+    ProviderUnreachable,
     RateLimited,
     RequestExpired,
 )
@@ -148,7 +149,7 @@ class CallAttempts:
             report = CallReport(CallHealth.GOOD, answer.token_usage.total_tokens - tokens)
         except ProviderError as error:
             report = self._failure_report(error, tokens, allowed)
-            error.timed(milliseconds_since(started), self._notes(prompt))
+            error.timed(milliseconds_since(started), self._notes(prompt) if _was_sent(error) else {})
             raise
         finally:
             self._settle(admission, report)
@@ -248,6 +249,10 @@ def is_guarded(provider: LLMProviderProtocol) -> bool:
 def milliseconds_since(started: float) -> int:
     """Whole milliseconds since a reading of time.monotonic()."""
     return round((time.monotonic() - started) * 1000)
+
+
+def _was_sent(error: ProviderError) -> bool:
+    return not isinstance(error, ProviderUnreachable) or error.may_be_billed
 
 
 def _estimated_tokens(prompt: Prompt, max_tokens: int | None) -> int:

@@ -250,7 +250,7 @@ class Settings(BaseSettings):
 
     # Calls to providers
     provider_retry_seconds: Waits = Field(
-        (0.5, 1.5, 5.0, 15.0, 60.0),
+        (0.5, 1.5, 5.0, 15.0),
         description="Waits before a failed call is made again, one a call; a vendor's Retry-After prolongs them.",
     )
     resend_unanswered_calls: bool = Field(

@@ -60,6 +60,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, redis_server: Redis, kafka
         "LLM_PROVIDER_WEB_PROCESSES": "1",
         "LLM_PROVIDER_OPENAI_API_KEY": "sk-nobody",
         "LLM_PROVIDER_OPENAI_BASE_URL": NOBODY_LISTENS,
+        # It is asked once more, and its circuit stays closed, so that each test sees the provider's own error.
+        "LLM_PROVIDER_PROVIDER_RETRY_SECONDS": "0.1",
+        "LLM_PROVIDER_BREAKER_FAILURES": "1000",
     }
     logs = tmp_path_factory.mktemp("system")
     with ExitStack() as processes:

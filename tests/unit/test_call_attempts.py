@@ -21,6 +21,7 @@ from llm_provider.errors import (
     ProviderOverloaded,
     ProviderServerError,
     ProviderTimeout,
+    ProviderUnreachable,
     RateLimited,
     RequestExpired,
 )
@@ -29,6 +30,7 @@ from llm_provider.internal_models import CallProgress
 from llm_provider.prompts import build_prompt
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import Outcome, QueuedRequest
+from llm_provider.retries import RetrySchedule
 from tests.unit.builders import (
     ScriptedAdmission,
     ScriptedProvider,
@@ -104,6 +106,18 @@ def test_the_digest_of_a_failed_call_is_noted_too() -> None:
 
     assert failure.value.notes == {"prompt_sha256": build_prompt(some_texts()).sha256}
     assert 20 <= failure.value.response_time_ms < 1000
+
+
+@pytest.mark.parametrize(("error", "was_sent"), [(ProviderUnreachable("no"), False), (AnswerLost("no"), True)])
+def test_what_never_went_out_has_no_digest(error: ProviderError, was_sent: bool) -> None:
+    """Without a connection nothing was sent; over one that broke it may have been."""
+    caller = Caller(retries=RetrySchedule(waits=()))
+    caller.provider.answer = error
+
+    with pytest.raises(type(error)) as failure:
+        caller.compare()
+
+    assert bool(failure.value.notes) == was_sent
 
 
 def test_a_short_wait_is_slept_in_the_thread() -> None:
