@@ -52,7 +52,7 @@ class DeadlineTransport(httpx2.HTTPTransport):
     def __init__(self) -> None:
         # The default expiry of 5 seconds would cost a TLS handshake for nearly every call of a quiet hour.
         super().__init__(
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=60.0)
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0)
         )
         self._pool._network_backend = _Backend()  # noqa: SLF001 - The only way in; the trickle tests watch it.
 
