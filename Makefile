@@ -23,9 +23,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP) ## Run the whole chain on real parts and show it (KEEP=1 keeps it running)
 	@$(BIN)/python scripts/demo.py
 
-# Most tests wait for processes, so two run side by side; a file stays together, with servers of its own.
+# Most tests wait for processes, so two run side by side; a file stays together, with servers of its own. In their own
+# order the files that wait longest come first, and the quick ones fill in at the end.
 test: lint types imports ## Run every check and every test
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff: style and likely bugs
 	$(BIN)/ruff check .
