@@ -39,7 +39,8 @@ from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, Provid
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput, load_manifest
 from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
-from tests.integration.anthropic_server import VERDICT, AnthropicServer
+from tests.integration.anthropic_server import AnthropicServer
+from tests.integration.vendor_server import VERDICT
 
 KEY = "sk-ant-key-that-opens-nothing"
 SECRET = "zebra-secret-zebra"

@@ -36,7 +36,8 @@ from llm_provider.errors import (
 from llm_provider.internal_models import ComparisonTexts, Prompt, ProviderAnswer, ProviderCall
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
-from tests.integration.google_server import VERDICT, GoogleServer
+from tests.integration.google_server import GoogleServer
+from tests.integration.vendor_server import VERDICT
 
 KEY = "AIza-key-that-opens-nothing"
 SECRET = "zebra-secret-zebra"

@@ -35,7 +35,8 @@ from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, Provid
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
 from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
-from tests.integration.openai_server import VERDICT, OpenAIServer
+from tests.integration.openai_server import OpenAIServer
+from tests.integration.vendor_server import VERDICT
 
 KEY = "sk-key-that-opens-nothing"
 SECRET = "zebra-secret-zebra"

@@ -35,8 +35,9 @@ from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, Provid
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
 from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
-from tests.integration.openai_server import VERDICT, completion
+from tests.integration.openai_server import completion
 from tests.integration.openrouter_server import COST_USD, OpenRouterServer
+from tests.integration.vendor_server import VERDICT
 
 OPENROUTER = LLMProviderType.OPENROUTER
 KEY = "sk-or-key-that-opens-nothing"
