@@ -103,6 +103,8 @@ class FittedCall(BaseModel):
     max_tokens: int | None
     reasoning_effort: str | None
     structured_output: StructuredOutput | None
+    # The most that the model writes; None: nobody knows.
+    max_output_tokens: int | None
     dropped: tuple[str, ...]
 
 
@@ -134,6 +136,7 @@ def fit(call: ProviderCall, row: ModelRow | None, *, reasoning_effort: str | Non
         max_tokens=None if "max_tokens" in dropped else call.max_tokens,
         reasoning_effort=None if "reasoning_effort" in dropped else reasoning_effort,
         structured_output=None if row is None else row.structured_output,
+        max_output_tokens=None if row is None else row.max_output_tokens,
         dropped=dropped,
     )
 

@@ -2,10 +2,9 @@
 
 import logging
 
-import httpx2
 from anthropic import Anthropic
 
-from llm_provider.adapters.providers.deadline_transport import DeadlineTransport
+from llm_provider.adapters.providers.deadline_transport import http_client
 
 
 def build_client(api_key: str, base_url: str) -> Anthropic:
@@ -18,7 +17,7 @@ def build_client(api_key: str, base_url: str) -> Anthropic:
         base_url=base_url,
         max_retries=0,
         open_telemetry=False,  # Spans of this SDK would send our trace's ids to the vendor.
-        http_client=httpx2.Client(transport=DeadlineTransport(), trust_env=False, follow_redirects=False),
+        http_client=http_client(),
     )
     # The environment's headers would be sent along, even instead of the key, and no argument says "none".
     client._custom_headers = {}  # noqa: SLF001 - The only way out; a test with ANTHROPIC_CUSTOM_HEADERS watches it.

@@ -1,7 +1,6 @@
 """Every exception of the Anthropic SDK and of its HTTP client, as one class of our tree."""
 
 import anthropic
-import httpx2
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.providers import vendor_errors
@@ -41,18 +40,10 @@ def translate(error: Exception) -> ProviderError:
         return vendor_errors.of_status(
             LLMProviderType.ANTHROPIC, error.status_code, error.response.headers, is_about_money=_is_about_money(error)
         )
-    return vendor_errors.of_exception(LLMProviderType.ANTHROPIC, _transport_error_behind(error), _OF_THE_SDK)
+    return vendor_errors.of_exception(LLMProviderType.ANTHROPIC, error, _OF_THE_SDK)
 
 
 def _is_about_money(error: anthropic.APIStatusError) -> bool:
     # As text, because the SDK does not check what a vendor put there.
     codes = {str(error.error_code), str(error.type)}
     return not codes.isdisjoint(MONEY_CODES) or str(error.api_message).startswith(MONEY_MESSAGES)
-
-
-def _transport_error_behind(error: Exception) -> Exception:
-    """The SDK calls every failure of the connection the same and keeps the precise one as its cause."""
-    cause = error.__cause__
-    if isinstance(error, anthropic.APIConnectionError) and isinstance(cause, httpx2.HTTPError):
-        return cause
-    return error

@@ -7,7 +7,7 @@ import httpx2
 from google.genai import Client, errors, types
 from google.genai.client import DebugConfig
 
-from llm_provider.adapters.providers.deadline_transport import DeadlineTransport
+from llm_provider.adapters.providers.deadline_transport import http_client
 from llm_provider.internal_models import Prompt
 
 # The stable one, which the vendor supports for as long as it exists; structured output, thinking and system
@@ -21,12 +21,7 @@ class GoogleClient:
     """Makes each call once, follows no redirect and heeds no GOOGLE_* variable and no proxy."""
 
     def __init__(self, api_key: str, base_url: str) -> None:
-        self._http = httpx2.Client(
-            transport=DeadlineTransport(),
-            trust_env=False,
-            follow_redirects=False,
-            event_hooks={"response": [_keep_the_status]},
-        )
+        self._http = http_client(event_hooks={"response": [_keep_the_status]})
         # It closes its connections as soon as nobody holds it, whoever holds its parts.
         self._sdk = _build_sdk(api_key, base_url, self._http)
 

@@ -6,67 +6,37 @@ import re
 from google.genai import types
 
 from contracts.enums import LLMProviderType
-from llm_provider.adapters.providers.deadline_transport import deadline
 from llm_provider.adapters.providers.google_client import GoogleClient
 from llm_provider.adapters.providers.google_errors import translate
 from llm_provider.adapters.providers.google_response import read_response
-from llm_provider.adapters.providers.per_process import PerProcess
-from llm_provider.adapters.providers.replies import to_answer
-from llm_provider.config import Settings
-from llm_provider.errors import AuthenticationFailed, CallRefused
-from llm_provider.internal_models import ProviderAnswer, ProviderCall
-from llm_provider.model_manifest import FittedCall, ModelManifest, StructuredOutput, fit, load_manifest
+from llm_provider.adapters.providers.replies import Reply
+from llm_provider.adapters.providers.sdk_provider import SDKProvider
+from llm_provider.errors import CallRefused, ProviderError
+from llm_provider.internal_models import ProviderCall
+from llm_provider.model_manifest import FittedCall, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
 
 # It becomes a part of the URL's path, which it must not leave.
 _MODEL_NAME = re.compile(r"(?!.*\.\.)[\w.:@-]+(/[\w.:@-]+)*", re.ASCII)
 
 
-class GoogleProvider:
-    """LLMProviderProtocol over generateContent; nothing connects before the first call."""
+class GoogleProvider(SDKProvider[GoogleClient]):
+    """Over generateContent."""
 
     name = LLMProviderType.GOOGLE
     default_base_url = "https://generativelanguage.googleapis.com"
     default_model = "gemini-3.8-flash"
 
-    def __init__(self, settings: Settings, manifest: ModelManifest | None = None) -> None:
-        self._settings = settings.vendor(self.name)
-        self._manifest = load_manifest() if manifest is None else manifest
-        self._client = PerProcess(self._build_client)
-        if self._settings.default_model is not None:
-            self.default_model = self._settings.default_model
+    def _connect(self, api_key: str, base_url: str) -> GoogleClient:
+        return GoogleClient(api_key, base_url)
 
-    def is_configured(self) -> bool:
-        return bool(self._settings.key)
-
-    def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer:
-        row = self._manifest.find(self.name, call.model)
-        fitted = fit(call, row, reasoning_effort=self._settings.reasoning_effort)
-        try:
-            reply = read_response(self._generate(call, fitted, timeout_seconds))
-        except Exception as error:
-            failure = translate(error)
-        else:
-            return to_answer(reply, provider=self.name, model=call.model, dropped_parameters=fitted.dropped)
-        # Outside the handler, so that no log of a chained traceback can show what the vendor wrote.
-        raise failure
-
-    def close(self) -> None:
-        client = self._client.discard()
-        if client is not None:
-            client.close()
-
-    def _generate(self, call: ProviderCall, fitted: FittedCall, timeout_seconds: float) -> object:
+    def _ask(self, client: GoogleClient, call: ProviderCall, fitted: FittedCall, timeout_seconds: float) -> Reply:
         if not _MODEL_NAME.fullmatch(call.model):
             raise CallRefused("google has no model of such a name.")
-        with deadline(timeout_seconds):
-            return self._client.get().generate(call.model, call.prompt, _config(call, fitted, timeout_seconds))
+        return read_response(client.generate(call.model, call.prompt, _config(call, fitted, timeout_seconds)))
 
-    def _build_client(self) -> GoogleClient:
-        if not self.is_configured():
-            raise AuthenticationFailed("google has no key here.")
-        base_url = self._settings.base_url
-        return GoogleClient(self._settings.key, self.default_base_url if base_url is None else base_url)
+    def _translate(self, error: Exception) -> ProviderError:
+        return translate(error)
 
 
 def _config(call: ProviderCall, fitted: FittedCall, timeout_seconds: float) -> types.GenerateContentConfig:

@@ -1,9 +1,8 @@
 """The official SDK's client, set up so that nothing but our settings decides where a key is sent."""
 
-import httpx2
 from openai import OpenAI
 
-from llm_provider.adapters.providers.deadline_transport import DeadlineTransport
+from llm_provider.adapters.providers.deadline_transport import http_client
 
 
 def build_client(api_key: str, base_url: str) -> OpenAI:
@@ -14,7 +13,7 @@ def build_client(api_key: str, base_url: str) -> OpenAI:
         webhook_secret="",
         base_url=base_url,
         max_retries=0,
-        http_client=httpx2.Client(transport=DeadlineTransport(), trust_env=False, follow_redirects=False),
+        http_client=http_client(),
     )
     # The environment's values for these would be sent along, and no argument says "none".
     client.organization = None

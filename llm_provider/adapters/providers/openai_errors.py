@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import httpx2
 import openai
 
 from contracts.enums import LLMProviderType
@@ -64,7 +63,7 @@ def translate(provider: LLMProviderType, error: Exception) -> ProviderError:
         return error
     if isinstance(error, openai.APIStatusError):
         return _of_told(provider, error.status_code, _fields(error.body), error.response.headers)
-    return vendor_errors.of_exception(provider, _transport_error_behind(error), _SDK_ERRORS)
+    return vendor_errors.of_exception(provider, error, _SDK_ERRORS)
 
 
 def of_told_error(provider: LLMProviderType, told: object) -> ProviderError:
@@ -112,11 +111,3 @@ def _status(code: object) -> int:
 
 def _fields(value: object) -> Mapping[Any, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _transport_error_behind(error: Exception) -> Exception:
-    """The SDK calls every failure of the connection the same and keeps the precise one as its cause."""
-    cause = error.__cause__
-    if isinstance(error, openai.APIConnectionError) and isinstance(cause, httpx2.HTTPError):
-        return cause
-    return error

@@ -15,7 +15,7 @@ MAX_USD = 1_000_000.0  # More than any call costs; a greater figure is a defect.
 
 
 class OpenRouterProvider(OpenAIProvider):
-    """LLMProviderProtocol over OpenRouter; what it charged is what it says it charged."""
+    """Over OpenRouter; what it charged is what it says it charged."""
 
     name = LLMProviderType.OPENROUTER
     default_base_url = "https://openrouter.ai/api/v1"

@@ -94,10 +94,14 @@ def of_exception(
     error: Exception,
     also: tuple[tuple[type[Exception], type[ProviderError]], ...] = (),
 ) -> ProviderError:
-    """The error an exception below the SDK means; `also` are classes of the SDK itself, asked first."""
-    known = (failure for cause, failure in (*also, *BY_EXCEPTION) if isinstance(error, cause))
+    """The error an exception below the SDK means; `also` are classes of the SDK itself, asked first.
+
+    Some SDKs call every failure of the connection the same, and keep the precise one as its cause: that is told.
+    """
+    told = error.__cause__ if isinstance(error.__cause__, httpx2.HTTPError) else error
+    known = (failure for cause, failure in (*also, *BY_EXCEPTION) if isinstance(told, cause))
     failure = next(known, ProviderError)
-    return failure(message(provider, failure), details={"exception": type(error).__name__})
+    return failure(message(provider, failure), details={"exception": type(told).__name__})
 
 
 def message(provider: LLMProviderType, failure: type[ProviderError]) -> str:
