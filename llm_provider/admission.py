@@ -62,6 +62,11 @@ class BreakerView:
     failures: int = 0
     retry_in_seconds: float | None = None
 
+    @property
+    def lets_all_through(self) -> bool:
+        """Probing an open one is left to what is queued."""
+        return self.state is BreakerState.CLOSED
+
 
 @dataclass(frozen=True)
 class BreakerPolicy:

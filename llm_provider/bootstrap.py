@@ -27,7 +27,8 @@ from llm_provider.adapters.providers.mock import MockProvider
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
 from llm_provider.adapters.providers.openrouter_provider import OpenRouterProvider
 from llm_provider.adapters.redis_admission import RedisAdmission
-from llm_provider.adapters.redis_ledger import RedisLedger, connect_redis
+from llm_provider.adapters.redis_client import connect_redis
+from llm_provider.adapters.redis_ledger import RedisLedger
 from llm_provider.admission import BreakerPolicy
 from llm_provider.api.app import WebParts, create_app
 from llm_provider.call_attempts import CallPolicy

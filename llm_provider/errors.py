@@ -116,20 +116,21 @@ class ComparisonError(ServiceError):
 
     error_code = ErrorCode.PROCESSING_ERROR
     http_status = 502
+    # What the vendor counted, and what else is to be told of the call; nothing where none was made.
+    token_usage: TokenUsage = TokenUsage()
+    cost_usd: float = 0.0
+    response_time_ms: int = 0
+    notes: Mapping[str, JsonValue] = MappingProxyType({})
 
 
 class ProviderError(ComparisonError):
-    """The vendor did not give a usable answer; `token_usage` and `cost_usd` are what it counted all the same."""
+    """The vendor did not give a usable answer."""
 
     error_code = ErrorCode.EXTERNAL_SERVICE_ERROR
     # Whether the vendor may have done the work all the same, so that another call could be a second bill.
     may_be_billed: ClassVar[bool] = False
     # Whether it tells something about the vendor's health, and not about this one call.
     trips_breaker: ClassVar[bool] = False
-    token_usage: TokenUsage = TokenUsage()
-    cost_usd: float = 0.0
-    response_time_ms: int = 0
-    notes: Mapping[str, JsonValue] = MappingProxyType({})
 
     def timed(self, response_time_ms: int, notes: Mapping[str, JsonValue]) -> None:
         """Note how long the call took, and what the caller should know about it."""

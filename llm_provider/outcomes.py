@@ -2,9 +2,8 @@
 
 from datetime import datetime
 
-from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.callbacks import callback_event_id
-from llm_provider.errors import ComparisonError, ProviderError, RequestExpired
+from llm_provider.errors import ComparisonError, RequestExpired
 from llm_provider.internal_models import ProviderAnswer
 from llm_provider.queue_models import Outcome, OutcomeError, OutcomeKind, OutcomeVerdict
 
@@ -41,9 +40,9 @@ def failed(queue_id: str, error: ComparisonError, *, response_time_ms: int, at: 
             details=_details(error),
         ),
         response_time_ms=response_time_ms,
-        token_usage=error.token_usage if isinstance(error, ProviderError) else TokenUsage(),
-        cost_estimate=error.cost_usd if isinstance(error, ProviderError) else 0.0,
-        notes=dict(error.notes) if isinstance(error, ProviderError) else {},
+        token_usage=error.token_usage,
+        cost_estimate=error.cost_usd,
+        notes=dict(error.notes),
     )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from contracts.enums import LLMProviderType
-from llm_provider.admission import BreakerState, BreakerView
+from llm_provider.admission import BreakerView
 from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since
 from llm_provider.errors import ProviderMissing, ProviderNotConfigured
 from llm_provider.gatekeeper import Gatekeeper
@@ -54,7 +54,7 @@ class ProviderCaller:
 
     def is_available(self, provider: LLMProviderProtocol) -> bool:
         """Whether a call may be made now: what is queued finds out when an open circuit can be closed."""
-        return provider.is_configured() and self.breaker(provider).state is BreakerState.CLOSED
+        return provider.is_configured() and self.breaker(provider).lets_all_through
 
     def breaker(self, provider: LLMProviderProtocol) -> BreakerView:
         """The provider's circuit breaker; the mock's is always closed."""

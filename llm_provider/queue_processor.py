@@ -13,7 +13,6 @@ from llm_provider.callbacks import build_callback, build_response
 from llm_provider.errors import (
     ComparisonError,
     LedgerUnavailable,
-    ProviderError,
     PublishError,
     RequestExpired,
     RequestPoisoned,
@@ -236,8 +235,7 @@ class QueueProcessorImpl:
 
 
 def _given_up(request: QueuedRequest, error: ComparisonError) -> Outcome:
-    spent = error.response_time_ms if isinstance(error, ProviderError) else 0
-    return outcomes.failed(request.queue_id, error, response_time_ms=spent, at=utc_now())
+    return outcomes.failed(request.queue_id, error, response_time_ms=error.response_time_ms, at=utc_now())
 
 
 def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:

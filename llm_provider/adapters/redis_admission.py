@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.commands.core import Script
 from redis.exceptions import RedisError
 
 from contracts.enums import LLMProviderType
+from llm_provider.adapters.redis_client import load_scripts
 from llm_provider.admission import (
     LATENESS_SECONDS,
     PLACE_KEPT_SECONDS,
@@ -69,7 +69,6 @@ class RedisAdmission:
         lease_seconds: float,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._client = client
         self._prefix = prefix
         self._policy = breaker
         self._limits = limits
@@ -77,12 +76,7 @@ class RedisAdmission:
         self._chance = chance
         self._held: dict[str, _Place] = {}
         self._lock = threading.Lock()
-        self._scripts = {path.stem: self._script(path) for path in _SCRIPTS.glob("*.lua")}
-
-    def _script(self, path: Path) -> Script:
-        # The line of flags must stay the first one of the script.
-        flags, _, rest = path.read_text().partition("\n")
-        return self._client.register_script(f"{flags}\n{(_SCRIPTS / 'prelude.lua').read_text()}{rest}")
+        self._scripts = load_scripts(client, _SCRIPTS)
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.commands.core import Script
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
-from redis.retry import Retry
 
+from llm_provider.adapters.redis_client import load_scripts
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
@@ -35,26 +32,6 @@ _SCRIPTS = Path(__file__).parent / "lua"
 # What accept.lua answers beside 1, accepted.
 _FULL, _MEMORY_FULL = 0, 2
 MEMORY_NOTE_SECONDS = 5
-_NO_LIMIT = 2**31
-
-
-def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
-    """A client with bounded waits; nothing connects before its first command.
-
-    redis-py's own default goes on trying for 4.5 s. Every command of ours may be repeated, so one immediate retry
-    heals a pooled connection that a restart of Redis has cut, and no more.
-    """
-    client: Redis = Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        # One for each thread that asks; redis-py's own default of 100 fails the thread after that.
-        max_connections=_NO_LIMIT,
-        # Not after a timeout: who has waited once for a Redis that hangs shall not wait twice.
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-    )
-    return client
 
 
 class RedisLedger:
@@ -64,15 +41,7 @@ class RedisLedger:
         self._client = client
         self._prefix = prefix
         self._timing = timing
-        self._scripts = {path.stem: self._script(path) for path in _SCRIPTS.glob("*.lua")}
-
-    def _script(self, path: Path) -> Script:
-        first, _, rest = path.read_text().partition("\n")
-        prelude = (_SCRIPTS / "prelude.lua").read_text()
-        if not first.startswith("#!"):
-            return self._client.register_script(f"{prelude}{first}\n{rest}")
-        # The line of flags must stay the first one of the script.
-        return self._client.register_script(f"{first}\n{prelude}{rest}")
+        self._scripts = load_scripts(client, _SCRIPTS)
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:

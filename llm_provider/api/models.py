@@ -62,8 +62,10 @@ class ModelViews:
 
 
 def _provider(name: str | None) -> LLMProviderType | None:
-    if name is None or name in set(LLMProviderType):
-        return None if name is None else LLMProviderType(name)
+    if name is None:
+        return None
+    if name in set(LLMProviderType):
+        return LLMProviderType(name)
     known = ", ".join(LLMProviderType)
     raise RequestRejected(f"No provider is called that; there are: {known}.", field="provider")
 

@@ -60,7 +60,7 @@ class ProviderViews:
         return {
             "name": provider.name,
             "configured": provider.is_configured(),
-            "available": self._caller.is_available(provider),
+            "available": provider.is_configured() and breaker.lets_all_through,
             "default_model": provider.default_model,
             "circuit_breaker": breaker.state,
             "retry_in_seconds": breaker.retry_in_seconds and round(breaker.retry_in_seconds, 1),

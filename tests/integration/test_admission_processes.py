@@ -20,7 +20,7 @@ import pytest
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.redis_admission import RedisAdmission
-from llm_provider.adapters.redis_ledger import connect_redis
+from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.admission import Admission, AdmissionProtocol, BreakerPolicy, CallHealth
 from llm_provider.background import PeriodicThread
 from llm_provider.config import VendorSettings

@@ -15,7 +15,8 @@ from redis import Redis
 from contracts.enums import LLMProviderType
 from llm_provider.adapters import redis_transport
 from llm_provider.adapters.celery_queue import QUEUE, CeleryTaskDispatcher, celery_settings
-from llm_provider.adapters.redis_ledger import RedisLedger, connect_redis
+from llm_provider.adapters.redis_client import connect_redis
+from llm_provider.adapters.redis_ledger import RedisLedger
 from llm_provider.api_models import LLMConfigOverrides
 from llm_provider.bootstrap import ledger_timing
 from llm_provider.config import Settings

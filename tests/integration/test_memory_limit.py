@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from llm_provider.adapters.redis_ledger import MEMORY_NOTE_SECONDS, RedisLedger, connect_redis
+from llm_provider.adapters.redis_client import connect_redis
+from llm_provider.adapters.redis_ledger import MEMORY_NOTE_SECONDS, RedisLedger
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import ClaimState

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from llm_provider.adapters.redis_admission import RedisAdmission
-from llm_provider.adapters.redis_ledger import connect_redis
+from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.admission import BreakerPolicy, CallHealth
 from llm_provider.config import VendorSettings
 from llm_provider.internal_models import ComparisonTarget

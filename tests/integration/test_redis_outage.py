@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 from redis import Redis
 
-from llm_provider.adapters.redis_ledger import RedisLedger, connect_redis
+from llm_provider.adapters.redis_client import connect_redis
+from llm_provider.adapters.redis_ledger import RedisLedger
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import ClaimState
 from llm_provider.queue_models import QueuedRequest

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 
-from llm_provider.adapters.redis_ledger import connect_redis
+from llm_provider.adapters.redis_client import connect_redis
 from tests.ports.ledger_suite import Server, Stage, memory_stage, redis_stage
 
 

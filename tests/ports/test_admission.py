@@ -8,7 +8,7 @@ from redis import Redis
 
 from llm_provider.adapters.memory_admission import MemoryAdmission
 from llm_provider.adapters.redis_admission import RedisAdmission
-from llm_provider.adapters.redis_ledger import connect_redis
+from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.admission import (
     LATENESS_SECONDS,
     PLACE_KEPT_SECONDS,

@@ -10,7 +10,8 @@ from redis import Redis
 
 from contracts.enums import CallbackStatus, QueueStatus
 from llm_provider.adapters.memory_ledger import MemoryLedger
-from llm_provider.adapters.redis_ledger import RedisLedger, connect_redis
+from llm_provider.adapters.redis_client import connect_redis
+from llm_provider.adapters.redis_ledger import RedisLedger
 from llm_provider.errors import LedgerUnavailable, QueueFull, RequestExpired
 from llm_provider.ledger import Acceptance, Action, ClaimState, Decision, Due, LedgerProtocol
 from llm_provider.queue_models import QueuedRequest
