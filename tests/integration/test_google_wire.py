@@ -3,12 +3,9 @@
 import json
 import logging
 import pickle
-import socket
 import time
 import traceback
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -18,9 +15,7 @@ import pytest
 
 from contracts.enums import EssayWinner, LLMProviderType
 from llm_provider.adapters.providers.google_provider import GoogleProvider
-from llm_provider.config import Settings
 from llm_provider.errors import (
-    AnswerLost,
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
@@ -29,25 +24,30 @@ from llm_provider.errors import (
     ProviderOverloaded,
     ProviderServerError,
     ProviderTimeout,
-    ProviderUnreachable,
     QuotaExceeded,
     RateLimited,
 )
-from llm_provider.internal_models import ComparisonTexts, Prompt, ProviderAnswer, ProviderCall
+from llm_provider.internal_models import Prompt, ProviderCall
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.google_server import GoogleServer
 from tests.integration.vendor_server import VERDICT
+from tests.integration.wire import (
+    DEADLINE,
+    GOOGLE,
+    KEY,
+    SECRET,
+    TEXTS,
+    TOLERANCE,
+    ask,
+    failure_of,
+    seconds_until_failure,
+)
 
-KEY = "AIza-key-that-opens-nothing"
-SECRET = "zebra-secret-zebra"
 MODEL = "gemini-3.8-flash"
 PATH = f"/v1/models/{MODEL}:generateContent"
-TEXTS = ComparisonTexts(user_prompt=f"{SECRET} {{essay_a}} or {{essay_b}}", essay_a="Cats.", essay_b="Dogs.")
 PROMPT = Prompt(system="Judge these.", user=f"{SECRET} Cats. or Dogs.")
 CALL = ProviderCall(texts=TEXTS, prompt=PROMPT, model=MODEL)
-DEADLINE = 0.4
-TOLERANCE = 0.4
 
 
 def row(model: str, **fields: Any) -> ModelRow:
@@ -71,50 +71,9 @@ MANIFEST = ModelManifest(
 )
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[GoogleServer]:
-    with GoogleServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: GoogleServer) -> GoogleServer:
-    running.behave()
-    running.reset()
-    running.requests.clear()
-    return running
-
-
-@pytest.fixture
-def provider(server: GoogleServer) -> Iterator[GoogleProvider]:
-    with asking(server.base_url) as provider:
-        yield provider
-
-
-@contextmanager
-def asking(base_url: str, key: str = KEY, **settings: Any) -> Iterator[GoogleProvider]:
-    vendor = {"api_key": key, "base_url": base_url, **settings}
-    provider = GoogleProvider(Settings.model_validate({"vendors": {"google": vendor}}), MANIFEST)
-    try:
-        yield provider
-    finally:
-        provider.close()
-
-
-def ask(provider: GoogleProvider, seconds: float = 5.0, call: ProviderCall = CALL) -> ProviderAnswer:
-    return provider.compare(call, timeout_seconds=seconds)
-
-
-def failure_of(provider: GoogleProvider, seconds: float = 5.0, call: ProviderCall = CALL) -> ProviderError:
-    with pytest.raises(ProviderError) as raised:
-        ask(provider, seconds, call)
-    return raised.value
-
-
-def seconds_until_failure(provider: GoogleProvider, *expected: type[ProviderError], call: ProviderCall = CALL) -> float:
-    begin = time.monotonic()
-    assert type(failure_of(provider, DEADLINE, call)) in expected
-    return time.monotonic() - begin
+WIRE = replace(GOOGLE, manifest=MANIFEST)
+running, server, provider = WIRE.fixtures()
+asking = WIRE.asking
 
 
 # What is sent
@@ -122,7 +81,7 @@ def seconds_until_failure(provider: GoogleProvider, *expected: type[ProviderErro
 
 def test_the_request_is_a_generate_content_with_our_schema(server: GoogleServer, provider: GoogleProvider) -> None:
     """Exactly these fields, and nothing that a model may refuse."""
-    ask(provider)
+    ask(provider, call=CALL)
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", PATH)
     assert request.json() == {
@@ -280,32 +239,6 @@ def test_another_http_client_by_the_environment_changes_nothing(
     assert server.requests[0].headers["x-goog-api-key"] == KEY
 
 
-def test_a_redirect_is_not_followed(server: GoogleServer, provider: GoogleProvider) -> None:
-    """The key and the essays stay with the host that the settings name."""
-    with GoogleServer() as elsewhere:
-        for status in (301, 302, 303, 307, 308):
-            server.behave(status=status, headers={"location": f"{elsewhere.base_url}{PATH}"})
-            assert type(failure_of(provider)) is CallRefused
-        assert elsewhere.connections == 0
-
-
-def test_a_key_that_ends_with_a_newline_works(server: GoogleServer) -> None:
-    """That is how a key comes out of a file."""
-    with asking(server.base_url, key=f"{KEY}\n") as provider:
-        ask(provider)
-    assert server.requests[0].headers["x-goog-api-key"] == KEY
-
-
-def test_without_a_key_nothing_is_sent(server: GoogleServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even with the key of the environment."""
-    monkeypatch.setenv("GOOGLE_API_KEY", "AIza-other")
-    monkeypatch.setenv("GEMINI_API_KEY", "AIza-other")
-    with asking(server.base_url, key=" ") as provider:
-        assert not provider.is_configured()
-        assert type(failure_of(provider)) is AuthenticationFailed
-    assert server.total == 0
-
-
 @pytest.mark.parametrize(("key", "meaning"), [("auth_tokens/a", AuthenticationFailed), ("key-é", CallRefused)])
 def test_a_key_that_cannot_be_sent_is_no_key(server: GoogleServer, key: str, meaning: type[ProviderError]) -> None:
     """A token of another API, and what no header can hold."""
@@ -454,15 +387,6 @@ def test_another_success_is_invalid(server: GoogleServer, provider: GoogleProvid
     assert type(failure_of(provider)) is InvalidAnswer
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_body_that_cannot_be_decompressed_is_invalid(
-    server: GoogleServer, provider: GoogleProvider, encoding: str
-) -> None:
-    """It arrived whole, so the connection was not at fault."""
-    server.behave(body="This is not compressed.", headers={"content-encoding": encoding})
-    assert type(failure_of(provider)) is InvalidAnswer
-
-
 # What the vendor refuses
 
 
@@ -558,111 +482,7 @@ def test_nothing_tells_a_secret(
     assert KEY not in caplog.text + repr(provider) + repr(vars(provider)["_client"].get())
 
 
-# When the network fails
-
-
-@pytest.mark.parametrize("mode", ["cut", "close"])
-def test_a_connection_that_breaks_is_one_call(server: GoogleServer, provider: GoogleProvider, mode: str) -> None:
-    """In the middle of the body or before the first byte; the call may have been billed, so it is not repeated."""
-    server.behave(mode=mode)
-    assert type(failure_of(provider)) is AnswerLost
-    assert server.total == 1
-
-
-def test_a_server_that_is_not_there_is_unreachable() -> None:
-    """No port, or no such name."""
-    with socket.create_server(("127.0.0.1", 0)) as closing:
-        port = closing.getsockname()[1]
-    for base_url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
-        with asking(base_url) as provider:
-            assert type(failure_of(provider)) is ProviderUnreachable
-
-
-@pytest.mark.parametrize("mode", ["hang", "trickle", "trickle_headers"])
-@pytest.mark.parametrize("status", [200, 500])
-def test_the_deadline_is_total(server: GoogleServer, provider: GoogleProvider, mode: str, status: int) -> None:
-    """However slowly the server sends, the call ends in time, and it was one."""
-    server.behave(mode=mode, status=status)
-    assert DEADLINE <= seconds_until_failure(provider, ProviderTimeout) < DEADLINE + TOLERANCE
-    assert server.total == 1
-
-
-def test_the_deadline_holds_while_connecting() -> None:
-    """A host that takes no connections: it was never asked, so it is unreachable."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        provider = stack.enter_context(asking(f"http://127.0.0.1:{full.getsockname()[1]}"))
-        assert seconds_until_failure(provider, ProviderUnreachable) < DEADLINE + TOLERANCE
-
-
-@pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_a_deadline_that_has_passed_sends_nothing(
-    server: GoogleServer, provider: GoogleProvider, seconds: float
-) -> None:
-    """Not even a connection is opened, and nothing can have been billed."""
-    opened = server.connections
-    assert not failure_of(provider, seconds).may_be_billed
-    assert server.connections == opened
-
-
-def test_a_good_call_follows_a_bad_one(server: GoogleServer, provider: GoogleProvider) -> None:
-    """A connection that failed is not used again."""
-    for trouble in ({"mode": mode} for mode in ("hang", "cut", "close", "trickle", "invalid_json")):
-        server.behave(**trouble)
-        failure_of(provider, 0.1)
-        server.behave()
-        assert ask(provider).verdict.winner is EssayWinner.ESSAY_B
-
-
-# Many threads
-
-
-def test_150_threads_share_one_client(server: GoogleServer, provider: GoogleProvider) -> None:
-    """All at once, none waits for another's connection, and each gets its own answer."""
-    server.behave(latency_ms=1200)
-    before = server.connections
-
-    def ask_as(number: int) -> ProviderAnswer:
-        prompt = Prompt(system="s", user=f"id=thread-{number} {'x' * number * 40}")
-        return ask(provider, 10.0, CALL.model_copy(update={"prompt": prompt}))
-
-    with ThreadPoolExecutor(150) as pool:
-        answers = list(pool.map(ask_as, range(150)))
-    assert server.peak > 100
-    assert server.connections - before <= 150
-    assert server.by_id == {f"thread-{number}": 1 for number in range(150)}
-    # A longer prompt has more tokens, so an answer that went to another thread would break the order.
-    tokens = [answer.token_usage.prompt_tokens for answer in answers]
-    assert tokens == sorted(tokens)
-    assert len(set(tokens)) == 150
-
-
-def test_connections_are_kept_for_the_next_call(server: GoogleServer, provider: GoogleProvider) -> None:
-    """Ten calls one after another need one."""
-    before = server.connections
-    for _ in range(10):
-        ask(provider)
-    assert server.connections - before == 1
-
-
-def test_the_deadline_holds_for_many_threads_at_once(server: GoogleServer, provider: GoogleProvider) -> None:
-    """Each thread has its own."""
-    server.behave(mode="trickle")
-    with ThreadPoolExecutor(40) as pool:
-        waits: list[Any] = [pool.submit(seconds_until_failure, provider, ProviderTimeout) for _ in range(40)]
-        assert max(wait.result() for wait in waits) < DEADLINE + 3 * TOLERANCE
-
-
-def test_after_closing_a_new_call_opens_a_new_client(provider: GoogleProvider) -> None:
-    """Closing is no end that a late call would notice, and closing twice is nothing."""
-    ask(provider)
-    provider.close()
-    provider.close()
-    assert ask(provider)
+# Connections
 
 
 def test_closing_gives_back_the_connections(server: GoogleServer, provider: GoogleProvider) -> None:

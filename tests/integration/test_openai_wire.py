@@ -4,11 +4,9 @@ import json
 import logging
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import date
 from typing import Any
 
@@ -18,7 +16,6 @@ from contracts.enums import EssayWinner, LLMProviderType
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
 from llm_provider.config import Settings
 from llm_provider.errors import (
-    AnswerLost,
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
@@ -27,80 +24,35 @@ from llm_provider.errors import (
     ProviderOverloaded,
     ProviderServerError,
     ProviderTimeout,
-    ProviderUnreachable,
     QuotaExceeded,
     RateLimited,
 )
-from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
+from llm_provider.internal_models import ComparisonTexts, ProviderCall
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
 from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import OpenAIServer
 from tests.integration.vendor_server import VERDICT
+from tests.integration.wire import (
+    KEY,
+    OPENAI,
+    SECRET,
+    TEXTS,
+    TOLERANCE,
+    a_call,
+    ask,
+    failure_of,
+    seconds_until_failure,
+)
 
-KEY = "sk-key-that-opens-nothing"
-SECRET = "zebra-secret-zebra"
 MODEL = "gpt-5.4-mini"
-TEXTS = ComparisonTexts(user_prompt=f"{SECRET} {{essay_a}} or {{essay_b}}", essay_a="Cats.", essay_b="Dogs.")
-DEADLINE = 0.4
-TOLERANCE = 0.4
+
+running, server, provider = OPENAI.fixtures()
+asking = OPENAI.asking
 
 
-def call_with(texts: ComparisonTexts = TEXTS, **fields: Any) -> ProviderCall:
-    return ProviderCall(**{"texts": texts, "prompt": build_prompt(texts), "model": MODEL, **fields})
-
-
-CALL = call_with()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: OpenAIServer) -> OpenAIServer:
-    running.behave()
-    running.reset()
-    running.requests.clear()
-    return running
-
-
-@pytest.fixture
-def provider(server: OpenAIServer) -> Iterator[OpenAIProvider]:
-    with asking(server.base_url) as provider:
-        yield provider
-
-
-@contextmanager
-def asking(
-    base_url: str, key: str = KEY, manifest: ModelManifest | None = None, **settings: Any
-) -> Iterator[OpenAIProvider]:
-    vendor = {"api_key": key, "base_url": base_url, **settings}
-    provider = OpenAIProvider(Settings.model_validate({"vendors": {"openai": vendor}}), manifest)
-    try:
-        yield provider
-    finally:
-        provider.close()
-
-
-def ask(provider: OpenAIProvider, seconds: float = 5.0, call: ProviderCall = CALL) -> ProviderAnswer:
-    return provider.compare(call, timeout_seconds=seconds)
-
-
-def failure_of(provider: OpenAIProvider, seconds: float = 5.0, call: ProviderCall = CALL) -> ProviderError:
-    with pytest.raises(ProviderError) as raised:
-        ask(provider, seconds, call)
-    return raised.value
-
-
-def seconds_until_failure(
-    provider: OpenAIProvider, *expected: type[ProviderError], seconds: float = DEADLINE, call: ProviderCall = CALL
-) -> float:
-    begin = time.monotonic()
-    assert type(failure_of(provider, seconds, call)) in expected
-    return time.monotonic() - begin
+def call_with(texts: ComparisonTexts = TEXTS, model: str = MODEL, **fields: Any) -> ProviderCall:
+    return a_call(model, texts, **fields)
 
 
 # What is sent
@@ -228,30 +180,6 @@ def test_the_environment_changes_nothing(server: OpenAIServer, monkeypatch: pyte
     assert not {"openai-organization", "openai-project", "x-trap"} & headers.keys()
 
 
-def test_a_redirect_is_not_followed(server: OpenAIServer, provider: OpenAIProvider) -> None:
-    """The key and the essays stay with the host that the settings name."""
-    with OpenAIServer() as elsewhere:
-        server.behave(status=307, headers={"location": f"{elsewhere.base_url}/chat/completions"})
-        assert type(failure_of(provider)) is CallRefused
-        assert elsewhere.connections == 0
-
-
-def test_a_key_that_ends_with_a_newline_works(server: OpenAIServer) -> None:
-    """That is how a key comes out of a file."""
-    with asking(server.base_url, key=f"{KEY}\n") as provider:
-        ask(provider)
-    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
-
-
-def test_without_a_key_nothing_is_sent(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even with the key of the environment."""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
-    with asking(server.base_url, key=" ") as provider:
-        assert not provider.is_configured()
-        assert type(failure_of(provider)) is AuthenticationFailed
-    assert server.total == 0
-
-
 # What comes back
 
 
@@ -307,15 +235,6 @@ def test_an_answer_that_is_no_verdict_is_invalid(server: OpenAIServer, provider:
 def test_an_odd_200_is_invalid(server: OpenAIServer, provider: OpenAIProvider, body: str, content_type: str) -> None:
     """Whatever the SDK makes of it: a str, None, a list, an object of Nones, an exception."""
     server.behave(body=body, headers={"content-type": content_type})
-    assert type(failure_of(provider)) is InvalidAnswer
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_body_that_cannot_be_decompressed_is_invalid(
-    server: OpenAIServer, provider: OpenAIProvider, encoding: str
-) -> None:
-    """It arrived whole, so the connection was not at fault."""
-    server.behave(body="This is not compressed.", headers={"content-encoding": encoding})
     assert type(failure_of(provider)) is InvalidAnswer
 
 
@@ -379,43 +298,6 @@ def test_no_failure_tells_a_secret(
 # When the network fails
 
 
-@pytest.mark.parametrize("mode", ["cut", "close"])
-def test_a_connection_that_breaks_is_one_call(server: OpenAIServer, provider: OpenAIProvider, mode: str) -> None:
-    """In the middle of the body or before the first byte; the call may have been billed, so it is not repeated."""
-    server.behave(mode=mode)
-    assert type(failure_of(provider)) is AnswerLost
-    assert server.total == 1
-
-
-def test_a_server_that_is_not_there_is_unreachable() -> None:
-    """No port, or no such name."""
-    with socket.create_server(("127.0.0.1", 0)) as closing:
-        port = closing.getsockname()[1]
-    for base_url in (f"http://127.0.0.1:{port}/v1", "http://no-such-host.invalid/v1"):
-        with asking(base_url) as provider:
-            assert type(failure_of(provider)) is ProviderUnreachable
-
-
-@pytest.mark.parametrize("mode", ["hang", "trickle", "trickle_headers"])
-def test_the_deadline_is_total(server: OpenAIServer, provider: OpenAIProvider, mode: str) -> None:
-    """However slowly the server sends, the call ends in time, and it was one."""
-    server.behave(mode=mode)
-    assert DEADLINE <= seconds_until_failure(provider, ProviderTimeout) < DEADLINE + TOLERANCE
-    assert server.total == 1
-
-
-def test_the_deadline_holds_while_connecting() -> None:
-    """A host that takes no connections: it was never asked, so it is unreachable."""
-    with ExitStack() as stack:
-        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        provider = stack.enter_context(asking(f"http://127.0.0.1:{full.getsockname()[1]}/v1"))
-        assert seconds_until_failure(provider, ProviderUnreachable) < DEADLINE + TOLERANCE
-
-
 def test_the_deadline_holds_while_sending() -> None:
     """A server that takes a large request a little at a time does not hold the caller."""
     large = call_with(TEXTS.model_copy(update={"essay_a": "word " * 3_000_000}))
@@ -446,69 +328,3 @@ def slow_reader() -> Iterator[str]:
         finally:
             done.set()
             thread.join()
-
-
-@pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_a_deadline_that_has_passed_sends_nothing(
-    server: OpenAIServer, provider: OpenAIProvider, seconds: float
-) -> None:
-    """Not even a connection is opened, so nothing can have been billed."""
-    opened = server.connections
-    assert type(failure_of(provider, seconds)) is ProviderUnreachable
-    assert server.connections == opened
-
-
-def test_a_good_call_follows_a_bad_one(server: OpenAIServer, provider: OpenAIProvider) -> None:
-    """A connection that failed is not used again."""
-    for mode in ("hang", "cut", "close", "trickle", "500", "invalid_json"):
-        server.behave(mode=mode)
-        failure_of(provider, 0.1)
-        server.behave()
-        assert ask(provider).verdict.winner is EssayWinner.ESSAY_B
-
-
-# Many threads
-
-
-def test_200_threads_share_one_client(server: OpenAIServer, provider: OpenAIProvider) -> None:
-    """All at once, none waits for another's connection, and each gets its own answer."""
-    server.behave(latency_ms=1200)
-    before = server.connections
-
-    def ask_as(number: int) -> ProviderAnswer:
-        texts = TEXTS.model_copy(update={"user_prompt": f"id=thread-{number} {'x' * number * 40}"})
-        return ask(provider, 10.0, call_with(texts))
-
-    with ThreadPoolExecutor(200) as pool:
-        answers = list(pool.map(ask_as, range(200)))
-    assert server.peak > 100
-    assert server.connections - before <= 200
-    assert server.by_id == {f"thread-{number}": 1 for number in range(200)}
-    # A longer prompt has more tokens, so an answer that went to another thread would break the order.
-    tokens = [answer.token_usage.prompt_tokens for answer in answers]
-    assert tokens == sorted(tokens)
-    assert len(set(tokens)) == 200
-
-
-def test_connections_are_kept_for_the_next_call(server: OpenAIServer, provider: OpenAIProvider) -> None:
-    """Ten calls one after another need one."""
-    before = server.connections
-    for _ in range(10):
-        ask(provider)
-    assert server.connections - before == 1
-
-
-def test_the_deadline_holds_for_many_threads_at_once(server: OpenAIServer, provider: OpenAIProvider) -> None:
-    """Each thread has its own."""
-    server.behave(mode="trickle")
-    with ThreadPoolExecutor(40) as pool:
-        waits: list[Any] = [pool.submit(seconds_until_failure, provider, ProviderTimeout) for _ in range(40)]
-        assert max(wait.result() for wait in waits) < DEADLINE + 2 * TOLERANCE
-
-
-def test_after_closing_a_new_call_opens_a_new_client(provider: OpenAIProvider) -> None:
-    """Closing is no end that a late call would notice, and closing twice is nothing."""
-    ask(provider)
-    provider.close()
-    provider.close()
-    assert ask(provider)

@@ -1,13 +1,11 @@
 """The openrouter provider with the real OpenAI SDK, over HTTP: what differs from openai.
 
-What is the same, deadlines and broken connections, redirects and many threads, is tested there.
+What is the same for all vendors, deadlines and broken connections, is in test_wire.py.
 """
 
 import json
 import logging
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -31,19 +29,17 @@ from llm_provider.errors import (
     QuotaExceeded,
     RateLimited,
 )
-from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall, TokenCounts
+from llm_provider.internal_models import TokenCounts
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
-from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import completion
 from tests.integration.openrouter_server import COST_USD, OpenRouterServer
 from tests.integration.vendor_server import VERDICT
+from tests.integration.wire import KEY, SECRET, a_call, ask, failure_of
+from tests.integration.wire import OPENROUTER as OPENROUTER_WIRE
 
 OPENROUTER = LLMProviderType.OPENROUTER
-KEY = "sk-or-key-that-opens-nothing"
-SECRET = "zebra-secret-zebra"
 MODEL = OpenRouterProvider.default_model
-TEXTS = ComparisonTexts(user_prompt=f"{SECRET} {{essay_a}} or {{essay_b}}", essay_a="Cats.", essay_b="Dogs.")
 MANIFEST = ModelManifest(
     as_of=date(2026, 11, 1),
     models=(
@@ -60,48 +56,8 @@ MANIFEST = ModelManifest(
 )
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[OpenRouterServer]:
-    with OpenRouterServer() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: OpenRouterServer) -> OpenRouterServer:
-    running.behave()
-    running.reset()
-    running.requests.clear()
-    return running
-
-
-@pytest.fixture
-def provider(server: OpenRouterServer) -> Iterator[OpenRouterProvider]:
-    with asking(server.base_url) as provider:
-        yield provider
-
-
-@contextmanager
-def asking(base_url: str, manifest: ModelManifest | None = None, **settings: Any) -> Iterator[OpenRouterProvider]:
-    vendor = {"api_key": KEY, "base_url": base_url, **settings}
-    provider = OpenRouterProvider(Settings.model_validate({"vendors": {"openrouter": vendor}}), manifest)
-    try:
-        yield provider
-    finally:
-        provider.close()
-
-
-def call_with(**fields: Any) -> ProviderCall:
-    return ProviderCall(**{"texts": TEXTS, "prompt": build_prompt(TEXTS), "model": MODEL, **fields})
-
-
-def ask(provider: OpenRouterProvider, seconds: float = 5.0, **fields: Any) -> ProviderAnswer:
-    return provider.compare(call_with(**fields), timeout_seconds=seconds)
-
-
-def failure_of(provider: OpenRouterProvider, seconds: float = 5.0) -> ProviderError:
-    with pytest.raises(ProviderError) as raised:
-        ask(provider, seconds)
-    return raised.value
+running, server, provider = OPENROUTER_WIRE.fixtures()
+asking = OPENROUTER_WIRE.asking
 
 
 def completed(**changes: Any) -> dict[str, Any]:
@@ -149,7 +105,7 @@ def test_the_key_goes_out_as_a_bearer_token(
 def test_what_is_asked_for_is_sent_in_the_vendor_s_words(server: OpenRouterServer) -> None:
     """The limit under the name that every host knows, the effort in an object of its own; 0 is a value."""
     with asking(server.base_url, reasoning_effort="low") as provider:
-        ask(provider, model="any/new-model", temperature=0.0, max_tokens=300)
+        ask(provider, call=a_call("any/new-model", temperature=0.0, max_tokens=300))
     sent = server.requests[0].json()
     assert sent["model"] == "any/new-model"
     assert (sent["temperature"], sent["max_tokens"], sent["reasoning"]) == (0.0, 300, {"effort": "low"})
@@ -158,8 +114,8 @@ def test_what_is_asked_for_is_sent_in_the_vendor_s_words(server: OpenRouterServe
 
 def test_what_a_model_refuses_is_left_out_and_noted(server: OpenRouterServer) -> None:
     """As its row in the manifest says, the schema among it."""
-    with asking(server.base_url, MANIFEST, reasoning_effort="high") as provider:
-        answer = ask(provider, model="a-host/thinker", temperature=0.5, max_tokens=5000)
+    with asking(server.base_url, manifest=MANIFEST, reasoning_effort="high") as provider:
+        answer = ask(provider, call=a_call("a-host/thinker", temperature=0.5, max_tokens=5000))
     assert server.requests[0].json().keys() == {"model", "messages", "provider"}
     assert answer.notes["dropped_parameters"] == ["temperature", "max_tokens", "reasoning_effort"]
 
@@ -183,7 +139,7 @@ def test_a_good_answer_costs_what_the_vendor_says(provider: OpenRouterProvider) 
     assert answer.verdict.confidence == 0.75
     assert answer.cost_usd == COST_USD
     assert answer.notes == {}
-    assert ask(provider, model="unheard-of/model").cost_usd == COST_USD
+    assert ask(provider, call=a_call("unheard-of/model")).cost_usd == COST_USD
 
 
 @pytest.mark.parametrize(
@@ -213,7 +169,7 @@ def test_a_cost_that_makes_no_sense_is_looked_up(
     """In the price list, by the tokens."""
     server.behave(body=json.dumps(completed(usage={"prompt_tokens": 1000, "completion_tokens": 50, **said})))
     assert ask(provider).cost_usd == price(OPENROUTER, MODEL, TokenCounts(prompt=1000, completion=50)).usd > 0
-    assert ask(provider, model="unheard-of/model").notes == {"cost_note": UNKNOWN_PRICE}
+    assert ask(provider, call=a_call("unheard-of/model")).notes == {"cost_note": UNKNOWN_PRICE}
 
 
 def test_an_answer_is_read_whatever_its_order_and_its_extras(

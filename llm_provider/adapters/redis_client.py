@@ -1,0 +1,44 @@
+"""How the ledger and admission control speak to Redis: a client with bounded waits, and Lua scripts that are files."""
+
+from pathlib import Path
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.commands.core import Script
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+_NO_LIMIT = 2**31
+
+
+def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
+    """A client with bounded waits; nothing connects before its first command.
+
+    redis-py's own default goes on trying for 4.5 s. Every command of ours may be repeated, so one immediate retry
+    heals a pooled connection that a restart of Redis has cut, and no more.
+    """
+    client: Redis = Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        # One for each thread that asks; redis-py's own default of 100 fails the thread after that.
+        max_connections=_NO_LIMIT,
+        # Not after a timeout: who has waited once for a Redis that hangs shall not wait twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+    return client
+
+
+def load_scripts(client: Redis, folder: Path) -> dict[str, Script]:
+    """The scripts of a folder by their names, with its prelude.lua put before each; nothing connects yet."""
+    prelude = (folder / "prelude.lua").read_text()
+    return {
+        path.stem: client.register_script(_with_prelude(prelude, path.read_text())) for path in folder.glob("*.lua")
+    }
+
+
+def _with_prelude(prelude: str, script: str) -> str:
+    first, _, rest = script.partition("\n")
+    # A line of flags must stay the first one of the script.
+    return f"{first}\n{prelude}{rest}" if first.startswith("#!") else f"{prelude}{script}"

@@ -1,0 +1,223 @@
+"""What every provider does on the wire, whatever its vendor speaks: keys, deadlines, broken connections, threads.
+
+What a vendor is sent and says is in the file of each.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from contracts.enums import EssayWinner
+from llm_provider.adapters.providers.sdk_provider import SDKProvider
+from llm_provider.errors import (
+    AnswerLost,
+    AuthenticationFailed,
+    CallRefused,
+    InvalidAnswer,
+    ProviderTimeout,
+    ProviderUnreachable,
+)
+from llm_provider.internal_models import ProviderAnswer
+from tests.integration.vendor_server import VendorServer
+from tests.integration.wire import (
+    DEADLINE,
+    KEY,
+    TEXTS,
+    TOLERANCE,
+    WIRES,
+    Wire,
+    a_call,
+    ask,
+    at_rest,
+    failure_of,
+    seconds_until_failure,
+)
+
+Server = VendorServer[Any]
+Provider = SDKProvider[Any]
+
+
+@pytest.fixture(scope="module", params=WIRES, ids=lambda wire: wire.build.name)
+def wire(request: pytest.FixtureRequest) -> Wire:
+    found: Wire = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(wire: Wire) -> Iterator[Server]:
+    with wire.server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    return at_rest(running)
+
+
+@pytest.fixture
+def provider(wire: Wire, server: Server) -> Iterator[Provider]:
+    with wire.asking(server.base_url) as provider:
+        yield provider
+
+
+# Keys
+
+
+def test_a_key_that_ends_with_a_newline_works(wire: Wire, server: Server) -> None:
+    """That is how a key comes out of a file."""
+    with wire.asking(server.base_url, key=f"{KEY}\n") as provider:
+        ask(provider)
+    name, value = wire.key_header
+    assert server.requests[0].headers[name] == value.format(KEY)
+
+
+def test_without_a_key_nothing_is_sent(wire: Wire, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even with the key of the environment."""
+    for variable in wire.key_variables:
+        monkeypatch.setenv(variable, "sk-other")
+    with wire.asking(server.base_url, key=" ") as provider:
+        assert not provider.is_configured()
+        assert type(failure_of(provider)) is AuthenticationFailed
+    assert server.total == 0
+
+
+def test_a_redirect_is_not_followed(wire: Wire, server: Server, provider: Provider) -> None:
+    """The key and the essays stay with the host that the settings name."""
+    ask(provider)
+    path = server.requests[0].path
+    with wire.server() as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            server.behave(status=status, headers={"location": f"http://127.0.0.1:{elsewhere.port}{path}"})
+            assert type(failure_of(provider)) is CallRefused
+        assert elsewhere.connections == 0
+    assert server.total == 6
+
+
+# Connections
+
+
+@pytest.mark.parametrize("mode", ["cut", "close"])
+def test_a_connection_that_breaks_is_one_call(server: Server, provider: Provider, mode: str) -> None:
+    """In the middle of the body or before the first byte; the call may have been billed, so it is not repeated."""
+    server.behave(mode=mode)
+    failure = failure_of(provider)
+    assert type(failure) is AnswerLost
+    assert failure.may_be_billed
+    assert server.total == 1
+
+
+def test_a_server_that_is_not_there_is_unreachable(wire: Wire) -> None:
+    """No port, or no such name."""
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        port = closing.getsockname()[1]
+    for base_url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
+        with wire.asking(f"{base_url}{wire.server.path}") as provider:
+            failure = failure_of(provider)
+            assert type(failure) is ProviderUnreachable
+            assert not failure.may_be_billed
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_body_that_cannot_be_decompressed_is_invalid(server: Server, provider: Provider, encoding: str) -> None:
+    """It arrived whole, so the connection was not at fault."""
+    server.behave(body="This is not compressed.", headers={"content-encoding": encoding})
+    assert type(failure_of(provider)) is InvalidAnswer
+
+
+def test_a_good_call_follows_a_bad_one(server: Server, provider: Provider) -> None:
+    """A connection that failed is not used again."""
+    troubles: list[dict[str, Any]] = [{"mode": mode} for mode in ("hang", "cut", "close", "trickle", "invalid_json")]
+    for trouble in (*troubles, {"status": 500}):
+        server.behave(**trouble)
+        failure_of(provider, 0.1)
+        server.behave()
+        assert ask(provider).verdict.winner is EssayWinner.ESSAY_B
+
+
+def test_connections_are_kept_for_the_next_call(server: Server, provider: Provider) -> None:
+    """Ten calls one after another need one."""
+    before = server.connections
+    for _ in range(10):
+        ask(provider)
+    assert server.connections - before == 1
+
+
+def test_after_closing_a_new_call_opens_a_new_client(provider: Provider) -> None:
+    """Closing is no end that a late call would notice, and closing twice is nothing."""
+    ask(provider)
+    provider.close()
+    provider.close()
+    assert ask(provider)
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize("mode", ["hang", "trickle", "trickle_headers"])
+@pytest.mark.parametrize("status", [200, 500])
+def test_the_deadline_is_total(server: Server, provider: Provider, mode: str, status: int) -> None:
+    """However slowly the server sends, the call ends in time, and it was one."""
+    server.behave(mode=mode, status=status)
+    assert DEADLINE <= seconds_until_failure(provider, ProviderTimeout) < DEADLINE + TOLERANCE
+    assert server.total == 1
+
+
+def test_the_deadline_holds_while_connecting(wire: Wire) -> None:
+    """A host that takes no connections: it was never asked, so it is unreachable."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        base_url = f"http://127.0.0.1:{full.getsockname()[1]}{wire.server.path}"
+        provider = stack.enter_context(wire.asking(base_url))
+        assert seconds_until_failure(provider, ProviderUnreachable) < DEADLINE + TOLERANCE
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_a_deadline_that_has_passed_sends_nothing(server: Server, provider: Provider, seconds: float) -> None:
+    """Not even a connection is opened, so nothing can have been billed."""
+    opened = server.connections
+    failure = failure_of(provider, seconds)
+    assert type(failure) is ProviderUnreachable
+    assert not failure.may_be_billed
+    assert server.connections == opened
+
+
+# Threads
+
+
+def test_the_deadline_holds_for_many_threads_at_once(wire: Wire, server: Server, provider: Provider) -> None:
+    """Each thread has its own."""
+    server.behave(mode="trickle")
+    with ThreadPoolExecutor(40) as pool:
+        waits: list[Any] = [pool.submit(seconds_until_failure, provider, ProviderTimeout) for _ in range(40)]
+        assert max(wait.result() for wait in waits) < DEADLINE + wire.slack * TOLERANCE
+
+
+def test_many_threads_share_one_client(wire: Wire, server: Server, provider: Provider) -> None:
+    """All at once from the first call on, none waits for another's connection, and each gets its own answer."""
+    server.behave(latency_ms=1200)
+    before = server.connections
+    together = threading.Barrier(wire.threads)
+
+    def ask_as(number: int) -> ProviderAnswer:
+        texts = TEXTS.model_copy(update={"user_prompt": f"id=thread-{number} {'x' * number * 40}"})
+        call = a_call(provider.default_model, texts)
+        together.wait()
+        return ask(provider, 10.0, call)
+
+    with ThreadPoolExecutor(wire.threads) as pool:
+        answers = list(pool.map(ask_as, range(wire.threads)))
+    assert server.peak > wire.threads / 2
+    assert server.connections - before <= wire.threads
+    assert server.by_id == {f"thread-{number}": 1 for number in range(wire.threads)}
+    # A longer prompt has more tokens, so an answer that went to another thread would break the order.
+    tokens = [answer.token_usage.prompt_tokens for answer in answers]
+    assert tokens == sorted(tokens)
