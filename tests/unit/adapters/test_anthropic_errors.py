@@ -1,11 +1,7 @@
 """Every exception of the SDK and of its HTTP client has one meaning."""
 
-import importlib
-import json
 import pickle
-import pkgutil
 import traceback
-from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
 import anthropic
@@ -23,10 +19,10 @@ from llm_provider.errors import (
     ProviderOverloaded,
     ProviderServerError,
     ProviderTimeout,
-    ProviderUnreachable,
     QuotaExceeded,
     RateLimited,
 )
+from tests.unit.adapters.exceptions import exceptions_of, subclasses
 
 E = TypeVar("E", bound=Exception)
 
@@ -85,42 +81,6 @@ ELSEWHERE = {
     "UnsupportedMCPValueError",
 }
 
-# The client library's exceptions about its own use, of which the SDK makes a correct one.
-MISUSE = {
-    "CookieConflict",
-    "HTTPError",
-    "HTTPStatusError",
-    "RequestNotRead",
-    "ResponseNotRead",
-    "StreamClosed",
-    "StreamConsumed",
-    "StreamError",
-}
-
-TRANSPORT = {
-    "CloseError": AnswerLost,
-    "ConnectError": ProviderUnreachable,
-    "ConnectTimeout": ProviderUnreachable,
-    "DecodingError": InvalidAnswer,
-    "InvalidURL": CallRefused,
-    "LocalProtocolError": CallRefused,
-    "NetworkError": AnswerLost,
-    "PoolTimeout": ProviderUnreachable,
-    "ProtocolError": AnswerLost,
-    "ProxyError": ProviderUnreachable,
-    "ReadError": AnswerLost,
-    "ReadTimeout": ProviderTimeout,
-    "RemoteProtocolError": AnswerLost,
-    "RequestError": AnswerLost,
-    "SSEError": AnswerLost,
-    "TimeoutException": ProviderTimeout,
-    "TooManyRedirects": CallRefused,
-    "TransportError": AnswerLost,
-    "UnsupportedProtocol": CallRefused,
-    "WriteError": AnswerLost,
-    "WriteTimeout": ProviderTimeout,
-}
-
 
 def status_error(
     status: int, code: str | None = None, body: Any = None, headers: dict[str, str] | None = None
@@ -134,22 +94,6 @@ def status_error(
     with client, pytest.raises(anthropic.APIStatusError) as raised:
         client.post("/v1/messages", cast_to=object, body={"essay": SECRET})
     return raised.value
-
-
-def exceptions_of_the_sdk() -> set[type[Exception]]:
-    """All of them: those of parts that are imported when they are used, too."""
-    for module in pkgutil.walk_packages(anthropic.__path__, "anthropic."):
-        try:
-            importlib.import_module(module.name)
-        except ImportError:  # It needs a package that is not installed here, so that nothing of it is ever raised.
-            continue
-    return {error for error in subclasses(Exception) if error.__module__.split(".")[0] == "anthropic"}
-
-
-def subclasses(of: type[E]) -> Iterator[type[E]]:
-    for direct in of.__subclasses__():
-        yield direct
-        yield from subclasses(direct)
 
 
 def status_and_code(error: type[anthropic.APIStatusError]) -> tuple[int, str | None]:
@@ -177,11 +121,6 @@ def other_sdk_errors() -> list[tuple[Exception, type[ProviderError]]]:
         (anthropic.APITimeoutError(REQUEST), ProviderTimeout),
         (anthropic.APIResponseValidationError(response, SECRET, message=SECRET), InvalidAnswer),
     ]
-
-
-def httpx2_errors() -> dict[str, type[Exception]]:
-    public = {name: getattr(httpx2, name) for name in dir(httpx2)}
-    return {n: c for n, c in public.items() if isinstance(c, type) and issubclass(c, Exception)}
 
 
 @pytest.mark.parametrize(("status", "meaning"), BY_STATUS.items())
@@ -263,51 +202,17 @@ def test_the_sdk_s_other_errors_have_one_meaning(error: Exception, meaning: type
     assert failure.details == {"exception": type(error).__name__}
 
 
-@pytest.mark.parametrize(("name", "meaning"), TRANSPORT.items())
-@pytest.mark.parametrize("wrapper", [None, anthropic.APIConnectionError, anthropic.APITimeoutError])
-def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
-    name: str, meaning: type[ProviderError], wrapper: Any
-) -> None:
-    """The SDK wraps most of them and says less than its cause does."""
-    error: Exception = httpx2_errors()[name](SECRET)
-    if wrapper is not None and isinstance(error, httpx2.HTTPError):
-        error, cause = wrapper(request=REQUEST), error
-        error.__cause__ = cause
-    assert type(translate(error)) is meaning
-
-
-@pytest.mark.parametrize(
-    ("error", "meaning"),
-    [
-        (json.JSONDecodeError(SECRET, SECRET, 0), InvalidAnswer),
-        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, SECRET), InvalidAnswer),
-        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, SECRET), CallRefused),
-        (RecursionError(SECRET), InvalidAnswer),
-        (TypeError(SECRET), ProviderError),
-    ],
-)
-def test_anything_else_is_a_provider_error_too(error: Exception, meaning: type[ProviderError]) -> None:
-    """The port promises that nothing else is raised."""
-    assert type(translate(error)) is meaning
-
-
-def test_an_error_of_ours_stays_as_it_is() -> None:
-    """What is already translated is not translated again."""
-    ours = AuthenticationFailed("No key.")
-    assert translate(ours) is ours
+def test_an_answer_that_is_nested_too_deep_is_invalid() -> None:
+    """No verdict is."""
+    assert type(translate(RecursionError(SECRET))) is InvalidAnswer
 
 
 def test_no_exception_of_the_sdk_is_unknown_here() -> None:
     """A new version of the SDK that adds one makes this fail, unless it is one with a status, which are all tried."""
     tried = {*STATUS_ERRORS, *(type(error) for error, _ in other_sdk_errors())}
-    found = exceptions_of_the_sdk()
+    found = {error for error in exceptions_of(anthropic) if issubclass(error, Exception)}
     assert tried <= found
     assert {error.__name__ for error in found - tried} <= ELSEWHERE
-
-
-def test_no_exception_of_the_http_client_is_unknown_here() -> None:
-    """A new version of httpx2 that adds one makes this fail."""
-    assert set(httpx2_errors()) == set(TRANSPORT) | MISUSE
 
 
 def test_nothing_of_the_vendor_or_the_essays_passes() -> None:
