@@ -16,16 +16,9 @@ from contracts.enums import EssayWinner, LLMProviderType
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
 from llm_provider.config import Settings
 from llm_provider.errors import (
-    AuthenticationFailed,
-    CallRefused,
     InvalidAnswer,
-    ProviderBusy,
-    ProviderError,
-    ProviderOverloaded,
-    ProviderServerError,
     ProviderTimeout,
     QuotaExceeded,
-    RateLimited,
 )
 from llm_provider.internal_models import ComparisonTexts, ProviderCall
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
@@ -236,38 +229,6 @@ def test_an_odd_200_is_invalid(server: OpenAIServer, provider: OpenAIProvider, b
     """Whatever the SDK makes of it: a str, None, a list, an object of Nones, an exception."""
     server.behave(body=body, headers={"content-type": content_type})
     assert type(failure_of(provider)) is InvalidAnswer
-
-
-@pytest.mark.parametrize(
-    ("status", "meaning"),
-    [
-        (400, CallRefused),
-        (401, AuthenticationFailed),
-        (402, QuotaExceeded),
-        (403, AuthenticationFailed),
-        (404, CallRefused),
-        (408, ProviderBusy),
-        (409, ProviderBusy),
-        (413, CallRefused),
-        (422, CallRefused),
-        (429, RateLimited),
-        (500, ProviderServerError),
-        (502, ProviderServerError),
-        (503, ProviderOverloaded),
-        (504, ProviderTimeout),
-        (529, ProviderOverloaded),
-    ],
-)
-@pytest.mark.parametrize("body", [None, "<html>no</html>", "", "[]"])
-def test_an_error_is_one_call_and_one_class(
-    server: OpenAIServer, provider: OpenAIProvider, status: int, meaning: type[ProviderError], body: str | None
-) -> None:
-    """The SDK's own retries are off, whether the error is in the vendor's shape or a proxy's."""
-    server.behave(status=status, body=body, headers={"retry-after-ms": "1500", "x-should-retry": "true"})
-    failure = failure_of(provider)
-    assert type(failure) is meaning
-    assert failure.retry_after_seconds == 1.5
-    assert server.total == 1
 
 
 def test_an_account_without_money_is_told_from_a_limit_of_the_rate(

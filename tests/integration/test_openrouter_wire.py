@@ -234,37 +234,6 @@ def test_a_model_that_only_thought_is_invalid(server: OpenRouterServer, provider
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("status", "meaning"),
-    [
-        (400, CallRefused),
-        (401, AuthenticationFailed),
-        (402, QuotaExceeded),
-        (403, AuthenticationFailed),
-        (404, CallRefused),
-        (408, ProviderBusy),
-        (413, CallRefused),
-        (429, RateLimited),
-        (500, ProviderServerError),
-        (502, ProviderServerError),
-        (503, ProviderOverloaded),
-        (524, ProviderServerError),
-        (529, ProviderOverloaded),
-    ],
-)
-@pytest.mark.parametrize("body", [None, "<html>no</html>"])
-def test_an_error_is_one_call_and_one_class(
-    server: OpenRouterServer, provider: OpenRouterProvider, status: int, meaning: type[ProviderError], body: str | None
-) -> None:
-    """In the vendor's shape or a proxy's, with the vendor's name in our words."""
-    server.behave(status=status, body=body)
-    failure = failure_of(provider)
-    assert type(failure) is meaning
-    assert "openrouter" in failure.message
-    assert "openai" not in failure.message
-    assert server.total == 1
-
-
 @pytest.mark.parametrize("status", [402, 429, 503])
 def test_what_the_vendor_says_about_waiting_is_kept(
     server: OpenRouterServer, provider: OpenRouterProvider, status: int

@@ -12,15 +12,21 @@ from typing import Any
 
 import pytest
 
-from contracts.enums import EssayWinner
+from contracts.enums import EssayWinner, LLMProviderType
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
 from llm_provider.errors import (
     AnswerLost,
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
+    ProviderBusy,
+    ProviderError,
+    ProviderOverloaded,
+    ProviderServerError,
     ProviderTimeout,
     ProviderUnreachable,
+    QuotaExceeded,
+    RateLimited,
 )
 from llm_provider.internal_models import ProviderAnswer
 from tests.integration.vendor_server import VendorServer
@@ -96,6 +102,51 @@ def test_a_redirect_is_not_followed(wire: Wire, server: Server, provider: Provid
             assert type(failure_of(provider)) is CallRefused
         assert elsewhere.connections == 0
     assert server.total == 6
+
+
+# Errors
+
+
+STATUSES = {
+    400: CallRefused,
+    401: AuthenticationFailed,
+    402: QuotaExceeded,
+    403: AuthenticationFailed,
+    404: CallRefused,
+    405: CallRefused,
+    408: ProviderBusy,
+    409: ProviderBusy,
+    412: CallRefused,
+    413: CallRefused,
+    422: CallRefused,
+    429: RateLimited,
+    431: CallRefused,
+    499: CallRefused,
+    500: ProviderServerError,
+    501: ProviderServerError,
+    502: ProviderServerError,
+    503: ProviderOverloaded,
+    504: ProviderTimeout,
+    520: ProviderServerError,
+    524: ProviderServerError,
+    529: ProviderOverloaded,
+}
+
+
+@pytest.mark.parametrize(("status", "meaning"), STATUSES.items())
+@pytest.mark.parametrize("body", [None, "<html>no</html>", "<html>\xe9", "", "[]", "null", '{"error": "no"}'])
+def test_an_error_is_one_call_and_one_class(
+    server: Server, provider: Provider, status: int, meaning: type[ProviderError], body: str | None
+) -> None:
+    """The SDK's own retries are off, whether the error is in the vendor's shape or a proxy's; our words name whose."""
+    wait = {"retry-after-ms": "1500", "retry-after": "1.5", "x-should-retry": "true"}
+    server.behave(status=status, body=body, headers=wait)
+    failure = failure_of(provider)
+    assert type(failure) is meaning
+    assert failure.retry_after_seconds == 1.5
+    assert failure.details == {"http_status": status}
+    assert {name for name in LLMProviderType if name in failure.message} == {provider.name}
+    assert server.total == 1
 
 
 # Connections
