@@ -5,6 +5,7 @@ that run at the same time. Every operation is atomic, uses one clock for all pro
 AdmissionUnavailable when the others cannot be asked: then calls go on without.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -22,6 +23,7 @@ class Obstacle(StrEnum):
     """What a call has to wait for."""
 
     CIRCUIT_OPEN = "circuit_open"  # The provider has failed again and again.
+    VENDOR_HOLD = "vendor_hold"  # The vendor asked that the model be left alone.
     RATE_LIMIT = "rate_limit"  # Its turn comes later.
     CONCURRENCY = "concurrency"  # As many calls as may run at once do so.
 
@@ -125,4 +127,12 @@ class AdmissionProtocol(Protocol):
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         """How this provider's breaker stands; asking changes nothing."""
+        ...
+
+    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+        """The models that their vendor wants left alone, and for how many seconds from now."""
+        ...
+
+    def release(self, provider: LLMProviderType) -> None:
+        """Forget an open circuit, and what the vendor asked for: an operator knows that the provider is well."""
         ...

@@ -8,6 +8,7 @@ threads, and so that whatever is wrong stops the boot.
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from celery import Celery
 from flask import Flask
@@ -52,6 +53,7 @@ from llm_provider.publish_gate import PublishGate
 from llm_provider.queue_processor import QueueProcessorImpl
 from llm_provider.retries import RetrySchedule
 from llm_provider.sweeper import Sweeper
+from llm_provider.sync_threads import SyncThreads
 from llm_provider.tasks import ProcessComparison
 from llm_provider.worker import WorkerParts, WorkerRuntime, WorkerSignals
 
@@ -76,6 +78,8 @@ def build_web(settings: Settings, customise: Customise | None = None) -> Flask:
     logs.configure(settings.log_level)
     timeout = settings.web_redis_timeout_seconds
     container = _shared(settings, _celery(settings, timeout), timeout)
+    sync_threads = SyncThreads(settings.sync_threads)
+    container.register(SyncThreads, instance=sync_threads)
     container.register(LLMOrchestratorImpl, scope=Scope.singleton)
     if customise is not None:
         customise(container)
@@ -84,6 +88,8 @@ def build_web(settings: Settings, customise: Customise | None = None) -> Flask:
             settings=settings,
             orchestrator=container.resolve(LLMOrchestratorImpl),
             caller=container.resolve(ProviderCaller),
+            # An operator can try a provider out even where no request is answered at once.
+            trial_threads=sync_threads if settings.sync_threads else SyncThreads(1),
             ledger=container.resolve(LedgerProtocol),
             results=container.resolve(ResultStoreProtocol),
             manifest=load_manifest(),
@@ -120,10 +126,14 @@ def build_operator(settings: Settings) -> OperatorParts:
     )
 
 
-def base_url(settings: Settings, provider: LLMProviderType) -> str | None:
-    """Where a provider's calls go; None for the mock, whose calls go nowhere."""
+def shown_base_url(settings: Settings, provider: LLMProviderType) -> str | None:
+    """Where a provider's calls go, without what opens the door there; None for the mock, whose calls go nowhere."""
     defaults = {real.name: real.default_base_url for real in REAL_PROVIDERS}
-    return settings.vendor(provider).base_url or defaults.get(provider)
+    url = settings.vendor(provider).base_url or defaults.get(provider)
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) -> WorkerParts:
@@ -178,7 +188,6 @@ def _policy(settings: Settings) -> RequestPolicy:
         default_provider=settings.default_provider,
         allowed_callback_topics=settings.allowed_callback_topics,
         sync_responses=settings.sync_responses,
-        sync_threads=settings.sync_threads,
         deadline_seconds=settings.request_deadline_seconds,
     )
 
@@ -196,6 +205,8 @@ def _call_policy(settings: Settings) -> CallPolicy:
             waits=settings.provider_retry_seconds, resend_unanswered_calls=settings.resend_unanswered_calls
         ),
         repair_invalid_answers=settings.repair_invalid_answers,
+        judged_after_seconds=settings.breaker_timeout_seconds,
+        longest_hold_seconds=settings.longest_hold_seconds,
     )
 
 

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 import structlog
 from pydantic import JsonValue
 
-from contracts.events.llm_provider_events import TokenUsage
 from llm_provider import outcomes
 from llm_provider.admission import Admission, CallHealth, Obstacle
 from llm_provider.config import VENDORS
 from llm_provider.errors import (
     CircuitOpen,
     ComparisonError,
-    InvalidAnswer,
+    HeldBack,
+    InvalidVerdict,
     LimitReached,
     NotAdmitted,
     ProviderError,
     ProviderTimeout,
-    ProviderUnreachable,
     RateLimited,
     RequestExpired,
 )
 from llm_provider.gatekeeper import CallReport, Gatekeeper
 from llm_provider.internal_models import (
+    Bill,
     CallProgress,
     ComparisonTarget,
     ComparisonTexts,
@@ -64,6 +64,8 @@ class CallPolicy:
     timeout_seconds: float
     retries: RetrySchedule
     repair_invalid_answers: bool = False
+    judged_after_seconds: float = 30.0
+    longest_hold_seconds: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class CallAttempts:
         self._can_come_back = progress is not None
         self._failures = progress.failures if progress else 0
         self._has_turn = progress.has_turn if progress else False
+        self._bill = progress.bill if progress else Bill()
         self._last_error: ProviderError | None = None
         self._sleep = sleep
         self._target = ComparisonTarget(provider=request.provider, model=request.model)
@@ -112,49 +115,52 @@ class CallAttempts:
                 self._pause(self._wait_after(error), error)
 
     def _verdict(self) -> Outcome:
-        prompt = build_prompt(self._texts)
         try:
-            timed = self._call(prompt)
-        except InvalidAnswer as error:
+            timed = self._call(build_prompt(self._texts))
+        except InvalidVerdict as error:
             if not self._policy.repair_invalid_answers:
                 raise
-            prompt = build_prompt(self._texts, complaint=error.message)
-            timed = self._repaired(prompt, error)
+            timed = self._repaired(error)
         return outcomes.completed(
             self._request.queue_id, timed.answer, response_time_ms=timed.response_time_ms, at=utc_now()
         )
 
-    def _repaired(self, prompt: Prompt, first: InvalidAnswer) -> TimedAnswer:
-        """Ask once more, saying what was wrong; the first answer's bill is a part of what it all cost."""
+    def _repaired(self, first: InvalidVerdict) -> TimedAnswer:
+        """Ask once more, saying what was wrong."""
         try:
-            timed = self._call(prompt)
-        except ProviderError as second:
-            raise second.billed(_sum(first.token_usage, second.token_usage), first.cost_usd + second.cost_usd) from None
+            return self._call(build_prompt(self._texts, complaint=first.message))
         except (CallLater, NotAdmitted, RequestExpired):
             raise first from None
-        usage = _sum(first.token_usage, timed.answer.token_usage)
-        cost = first.cost_usd + timed.answer.cost_usd
-        return TimedAnswer(
-            timed.answer.model_copy(update={"token_usage": usage, "cost_usd": cost}), timed.response_time_ms
-        )
 
     def _call(self, prompt: Prompt) -> TimedAnswer:
-        """One call, admitted and settled."""
+        """One call, admitted and settled; what it cost is told together with the calls before it."""
         tokens = _estimated_tokens(prompt, self._request.overrides.max_tokens_override)
-        admission = self._admitted(tokens)
-        allowed, started, report = self._policy.timeout_seconds, time.monotonic(), CallReport()
+        admission, report = self._admitted(tokens), CallReport()
         try:
-            allowed = min(allowed, self._seconds_left())
-            answer = self._provider.compare(self._provider_call(prompt), timeout_seconds=allowed)
+            allowed, started = min(self._policy.timeout_seconds, self._seconds_left()), time.monotonic()
+            try:
+                answer = self._provider.compare(self._provider_call(prompt), timeout_seconds=allowed)
+            except ProviderError as error:
+                report = self._failure_report(error, tokens, allowed)
+                self._note_failure(error, prompt, milliseconds_since(started))
+                raise
+            milliseconds = milliseconds_since(started)
             report = CallReport(CallHealth.GOOD, answer.token_usage.total_tokens - tokens)
-        except ProviderError as error:
-            report = self._failure_report(error, tokens, allowed)
-            error.timed(milliseconds_since(started), self._notes(prompt) if _was_sent(error) else {})
-            raise
         finally:
             self._settle(admission, report)
+        return TimedAnswer(self._with_all_costs(answer, prompt), milliseconds)
+
+    def _note_failure(self, error: ProviderError, prompt: Prompt, milliseconds: int) -> None:
+        """What its caller should know beside the error."""
+        self._bill = self._bill.plus(error.token_usage, error.cost_usd)
+        error.billed(self._bill.token_usage, self._bill.cost_usd)
+        error.noted(self._notes(prompt) if error.was_sent else {})
+        error.response_time_ms = milliseconds
+
+    def _with_all_costs(self, answer: ProviderAnswer, prompt: Prompt) -> ProviderAnswer:
+        bill = self._bill.plus(answer.token_usage, answer.cost_usd)
         notes = {**answer.notes, **self._notes(prompt)}
-        return TimedAnswer(answer.model_copy(update={"notes": notes}), milliseconds_since(started))
+        return answer.model_copy(update={"notes": notes, "token_usage": bill.token_usage, "cost_usd": bill.cost_usd})
 
     def _admitted(self, tokens: int) -> Admission:
         """Wait until the call may be made, here or by coming back."""
@@ -175,8 +181,12 @@ class CallAttempts:
         wait = max(admission.wait_seconds, COME_BACK_SECONDS) if waited > SHORT_WAIT_SECONDS else admission.wait_seconds
         try:
             self._pause(wait, self._last_error or _not_admitted(self._target, admission))
-        except ComparisonError:
-            self._gate.leave(self._target, self._request.queue_id)
+        except ComparisonError as error:
+            if isinstance(error, NotAdmitted) and not self._can_come_back:
+                # It will be queued, and goes on with its turn, and from its place in the line.
+                error.has_turn = self._has_turn
+            else:
+                self._gate.leave(self._target, self._request.queue_id)
             raise
 
     def _settle(self, admission: Admission, report: CallReport) -> None:
@@ -186,12 +196,22 @@ class CallAttempts:
 
     def _failure_report(self, error: ProviderError, tokens: int, allowed: float) -> CallReport:
         counted = error.token_usage.total_tokens
-        if isinstance(error, RateLimited):
-            return CallReport(CallHealth.UNKNOWN, counted - tokens, error.retry_after_seconds or 0.0)
-        # A caller in a hurry learns nothing about the provider's health.
-        in_a_hurry = isinstance(error, ProviderTimeout) and allowed < self._policy.timeout_seconds
-        health = CallHealth.BAD if error.trips_breaker else CallHealth.GOOD
-        return CallReport(CallHealth.UNKNOWN if in_a_hurry else health, counted - tokens if counted else 0)
+        is_unused = not error.was_sent or isinstance(error, RateLimited)
+        beyond = counted - tokens if counted or is_unused else 0
+        hold = (error.retry_after_seconds or 0.0) if isinstance(error, RateLimited) else 0.0
+        return CallReport(self._health(error, allowed), beyond, min(hold, self._policy.longest_hold_seconds))
+
+    def _health(self, error: ProviderError, allowed: float) -> CallHealth:
+        if isinstance(error, ProviderTimeout) and allowed < self._enough_seconds:
+            # A caller in a hurry learns nothing about the vendor.
+            return CallHealth.UNKNOWN
+        if error.trips_breaker:
+            return CallHealth.BAD
+        return CallHealth.GOOD if error.shows_life else CallHealth.UNKNOWN
+
+    @property
+    def _enough_seconds(self) -> float:
+        return min(self._policy.timeout_seconds, self._policy.judged_after_seconds)
 
     def _wait_after(self, error: ProviderError) -> float:
         """Seconds until the call is made again; raises the error when it is not."""
@@ -216,7 +236,7 @@ class CallAttempts:
         if wait <= SHORT_WAIT_SECONDS:
             self._sleep(wait)
         elif self._can_come_back:
-            raise CallLater(wait, CallProgress(failures=self._failures, has_turn=self._has_turn))
+            raise CallLater(wait, CallProgress(failures=self._failures, has_turn=self._has_turn, bill=self._bill))
         else:
             raise why
 
@@ -224,7 +244,8 @@ class CallAttempts:
         """Until the request's deadline; raises RequestExpired when nothing is left."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise self._last_error or RequestExpired("The request's deadline passed before it had an outcome.")
+            expired = RequestExpired("The request's deadline passed before it had an outcome.")
+            raise self._last_error or expired.billed(self._bill.token_usage, self._bill.cost_usd)
         return left
 
     def _notes(self, prompt: Prompt) -> dict[str, JsonValue]:
@@ -251,10 +272,6 @@ def milliseconds_since(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
-def _was_sent(error: ProviderError) -> bool:
-    return not isinstance(error, ProviderUnreachable) or error.may_be_billed
-
-
 def _estimated_tokens(prompt: Prompt, max_tokens: int | None) -> int:
     asked = (len(prompt.system) + len(prompt.user)) // CHARS_PER_TOKEN
     return asked + min(ANSWER_TOKENS, max_tokens or ANSWER_TOKENS)
@@ -262,16 +279,13 @@ def _estimated_tokens(prompt: Prompt, max_tokens: int | None) -> int:
 
 def _not_admitted(target: ComparisonTarget, admission: Admission) -> NotAdmitted:
     wait = admission.wait_seconds
-    if admission.obstacle is Obstacle.CIRCUIT_OPEN:
-        return CircuitOpen(f"{target.provider} fails, and is left alone for now.", retry_after_seconds=wait)
-    what = "calls to {} at the same time" if admission.obstacle is Obstacle.CONCURRENCY else "calls to {} per minute"
-    limit = what.format(target.provider)
+    match admission.obstacle:
+        case Obstacle.CIRCUIT_OPEN:
+            return CircuitOpen(f"{target.provider} fails, and is left alone for now.", retry_after_seconds=wait)
+        case Obstacle.VENDOR_HOLD:
+            return HeldBack(f"{target.provider} wants its model left alone for now.", retry_after_seconds=wait)
+        case Obstacle.CONCURRENCY:
+            limit = f"calls to {target.provider} at the same time"
+        case _:
+            limit = f"calls to {target.provider} per minute"
     return LimitReached(f"The limit of this service on {limit} leaves no turn in time.", retry_after_seconds=wait)
-
-
-def _sum(one: TokenUsage, other: TokenUsage) -> TokenUsage:
-    return TokenUsage(
-        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
-        completion_tokens=one.completion_tokens + other.completion_tokens,
-        total_tokens=one.total_tokens + other.total_tokens,
-    )

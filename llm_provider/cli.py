@@ -2,14 +2,17 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from contracts.enums import LLMProviderType
+from llm_provider import logs
 from llm_provider.admission import BreakerView
-from llm_provider.bootstrap import OperatorParts, base_url, build_operator
+from llm_provider.bootstrap import OperatorParts, build_operator, shown_base_url
 from llm_provider.callbacks import build_callback
-from llm_provider.config import VendorSettings, load_settings
+from llm_provider.config import VENDORS, VendorSettings, load_settings
 from llm_provider.errors import LedgerUnavailable, ServiceError
 from llm_provider.ledger import DeadLetter, DeadLettersProtocol, RequestView
 from llm_provider.protocols import LLMProviderProtocol
@@ -19,19 +22,45 @@ from llm_provider.protocols import LLMProviderProtocol
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Operate a running llm-provider; it reads the same LLM_PROVIDER_ settings as the service."""
-    context.obj = build_operator(load_settings())
+    settings = load_settings()
+    # What keeps a command from its work is told in a sentence, and not a second time as a log line.
+    logs.configure("ERROR")
+    context.obj = build_operator(settings)
 
 
-@commands.command()
-@click.pass_obj
-def providers(parts: OperatorParts) -> None:
+@commands.group(invoke_without_command=True)
+@click.pass_context
+def providers(context: click.Context) -> None:
     """Every provider: whether it has a key, where its calls go, how it is, and what it may be asked."""
-    header: tuple[str, ...] = ("PROVIDER", "CONFIGURED", "CIRCUIT", "DEFAULT MODEL", "LIMITS", "BASE URL")
+    if context.invoked_subcommand is None:
+        _show_providers(context.obj)
+
+
+def _show_providers(parts: OperatorParts) -> None:
+    header: tuple[str, ...] = (
+        "PROVIDER",
+        "CONFIGURED",
+        "CIRCUIT",
+        "HELD BACK BY THE VENDOR",
+        "DEFAULT MODEL",
+        "LIMITS",
+        "BASE URL",
+    )
     redis_answers = _redis_answers(parts)
     rows = [header, *(_provider_row(parts, provider, redis_answers) for provider in parts.caller.all())]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@providers.command()
+@click.argument("provider", type=click.Choice([name.value for name in VENDORS]))
+@click.pass_obj
+def release(parts: OperatorParts, provider: str) -> None:
+    """Close a provider's circuit, and call the models again that its vendor wanted left alone: it is well again."""
+    if not parts.caller.release(LLMProviderType(provider)):
+        raise click.ClickException("Redis does not answer, so nothing is changed.")
+    click.echo(f"{provider} is called again from now on; requests that wait for it come when they are due.")
 
 
 def _redis_answers(parts: OperatorParts) -> bool:
@@ -48,15 +77,20 @@ def _provider_row(parts: OperatorParts, provider: LLMProviderProtocol, redis_ans
         provider.name,
         "yes" if provider.is_configured() else "no",
         _circuit(parts.caller.breaker(provider)) if redis_answers else "unknown",
+        _held(parts.caller.held_models(provider)) if redis_answers else "unknown",
         provider.default_model,
         _limits(parts.settings.vendor(provider.name)),
-        base_url(parts.settings, provider.name) or "-",
+        shown_base_url(parts.settings, provider.name) or "-",
     )
 
 
 def _circuit(view: BreakerView) -> str:
     wait = "" if view.retry_in_seconds is None else f" for {view.retry_in_seconds:.0f} s"
     return f"{view.state.replace('_', '-')}{wait}"
+
+
+def _held(models: Mapping[str, float]) -> str:
+    return ", ".join(f"{model} for {seconds:.0f} s" for model, seconds in models.items()) or "none"
 
 
 def _limits(vendor: VendorSettings) -> str:

@@ -53,9 +53,23 @@ def _bootstrap_servers(value: str) -> str:
 
 
 def _http_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise ValueError("must start with http:// or https://")
+    try:
+        url = urlsplit(value)
+        # Reading the port is what finds it to be none.
+        legal = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        legal = False
+    if not legal:
+        raise ValueError("must be an address of http or https: host, or host:port, and a path if need be")
     return value
+
+
+def _sendable_key(value: SecretStr) -> SecretStr:
+    # One read from a file often ends with a newline.
+    key = value.get_secret_value().strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("must be printable ASCII characters, which alone a header can hold")
+    return SecretStr(key)
 
 
 def _split(value: object) -> object:
@@ -82,6 +96,7 @@ def _provider_error(code: ErrorCode) -> ErrorCode:
 # What is longer than ten years is a slip of the keyboard, and beyond what a date can hold.
 Seconds = Annotated[float, Field(gt=0, le=315_360_000)]
 Count = Annotated[int, Field(ge=1)]
+Key = Annotated[SecretStr, AfterValidator(_sendable_key)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # Written in the environment as one line, separated by commas.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
@@ -104,9 +119,11 @@ class VendorSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    api_key: SecretStr | None = Field(None, description="Key for the vendor; unset: it is not configured.")
+    api_key: Key | None = Field(None, description="Key for the vendor; unset: it is not configured.")
     base_url: HttpUrl | None = Field(
-        None, description="Where the vendor's protocol is spoken, as its SDK takes it; unset: at the vendor's."
+        None,
+        repr=False,  # A gateway's may hold a password or a key.
+        description="Where the vendor's protocol is spoken, as its SDK takes it; unset: at the vendor's.",
     )
     default_model: str | None = Field(None, description="Model of requests that name none; unset: see the next table.")
     reasoning_effort: str | None = Field(
@@ -129,8 +146,8 @@ class VendorSettings(BaseModel):
 
     @property
     def key(self) -> str:
-        """The key itself, or an empty text; one read from a file often ends with a newline, which no header holds."""
-        return self.api_key.get_secret_value().strip() if self.api_key is not None else ""
+        """The key itself, or an empty text."""
+        return self.api_key.get_secret_value() if self.api_key is not None else ""
 
     def rate_limit(self, model: str) -> RateLimit:
         """What this model may be asked per minute."""
@@ -265,6 +282,14 @@ class Settings(BaseSettings):
         120.0, description="Seconds a provider is left alone before one call probes it."
     )
     breaker_successes: Count = Field(2, description="Probes in a row that must succeed before all calls go on.")
+    breaker_timeout_seconds: Seconds = Field(
+        30.0,
+        description="Seconds without an answer that count as a failure, also when a request's own deadline ended it.",
+    )
+    longest_hold_seconds: Seconds = Field(
+        600.0,
+        description="Longest time a model is left alone by all requests because its vendor told one of them to wait.",
+    )
 
     # Providers
     vendors: Annotated[Mapping[LLMProviderType, VendorSettings], NoDecode] = Field(

@@ -6,10 +6,12 @@
     │   └── RequestTooLarge
     ├── NotAcceptedNow             the caller may send it again as it is
     │   ├── LedgerUnavailable
-    │   └── QueueFull
+    │   ├── QueueFull
+    │   └── ThreadsBusy
     ├── ComparisonError            an accepted comparison that ends without a verdict
     │   ├── ProviderError          what the vendor did
     │   │   ├── ProviderTimeout
+    │   │   │   └── NotSentInTime
     │   │   ├── ProviderUnreachable
     │   │   │   └── AnswerLost
     │   │   ├── ProviderOverloaded
@@ -18,10 +20,14 @@
     │   │   ├── RateLimited
     │   │   ├── QuotaExceeded
     │   │   ├── AuthenticationFailed
+    │   │   │   └── KeyUnusable
     │   │   ├── CallRefused
+    │   │   │   └── CallUnsendable
     │   │   └── InvalidAnswer
+    │   │       └── InvalidVerdict
     │   ├── NotAdmitted            nothing was sent
     │   │   ├── CircuitOpen
+    │   │   ├── HeldBack
     │   │   └── LimitReached
     │   ├── ProviderMissing
     │   ├── RequestExpired
@@ -111,6 +117,10 @@ class QueueFull(NotAcceptedNow):
     """The ledger holds as many open requests as it may."""
 
 
+class ThreadsBusy(NotAcceptedNow):
+    """All threads of this process that may wait for a provider do so."""
+
+
 class ComparisonError(ServiceError):
     """An accepted comparison ends with this instead of a verdict."""
 
@@ -122,24 +132,29 @@ class ComparisonError(ServiceError):
     response_time_ms: int = 0
     notes: Mapping[str, JsonValue] = MappingProxyType({})
 
+    def billed(self, token_usage: TokenUsage, cost_usd: float) -> Self:
+        """The same error with what the call, or all calls before it, cost."""
+        self.token_usage, self.cost_usd = token_usage, cost_usd
+        return self
+
+    def noted(self, notes: Mapping[str, JsonValue]) -> Self:
+        """The same error with more of what the caller should know about the call."""
+        self.notes = {**self.notes, **notes}
+        return self
+
 
 class ProviderError(ComparisonError):
     """The vendor did not give a usable answer."""
 
     error_code = ErrorCode.EXTERNAL_SERVICE_ERROR
+    # Whether the call left this machine, or may have.
+    was_sent: ClassVar[bool] = True
     # Whether the vendor may have done the work all the same, so that another call could be a second bill.
     may_be_billed: ClassVar[bool] = False
-    # Whether it tells something about the vendor's health, and not about this one call.
+    # Whether it tells that the vendor is not well, and is not about this one call.
     trips_breaker: ClassVar[bool] = False
-
-    def timed(self, response_time_ms: int, notes: Mapping[str, JsonValue]) -> None:
-        """Note how long the call took, and what the caller should know about it."""
-        self.response_time_ms, self.notes = response_time_ms, notes
-
-    def billed(self, token_usage: TokenUsage, cost_usd: float) -> Self:
-        """The same error with what the call cost."""
-        self.token_usage, self.cost_usd = token_usage, cost_usd
-        return self
+    # Whether it tells that the vendor is well: it has answered, and found fault with this one call.
+    shows_life: ClassVar[bool] = False
 
 
 class ProviderTimeout(ProviderError):
@@ -152,18 +167,27 @@ class ProviderTimeout(ProviderError):
     trips_breaker = True
 
 
+class NotSentInTime(ProviderTimeout):
+    """The call's total time was over before there was a connection."""
+
+    was_sent = False
+    may_be_billed = False
+
+
 class ProviderUnreachable(ProviderError):
     """No connection to the vendor: nothing was sent."""
 
     error_code = ErrorCode.CONNECTION_ERROR
     http_status = 503
     is_retryable = True
+    was_sent = False
     trips_breaker = True
 
 
 class AnswerLost(ProviderUnreachable):
     """The connection broke after the call was, or may have been, sent and before a complete answer."""
 
+    was_sent = True
     may_be_billed = True
 
 
@@ -180,6 +204,7 @@ class ProviderBusy(ProviderOverloaded):
     """The vendor asks for this one call again (408, 409)."""
 
     trips_breaker = False
+    shows_life = True
 
 
 class ProviderServerError(ProviderError):
@@ -202,24 +227,46 @@ class QuotaExceeded(ProviderError):
 
     error_code = ErrorCode.QUOTA_EXCEEDED
     http_status = 503
+    shows_life = True
 
 
 class AuthenticationFailed(ProviderError):
     """The vendor does not accept the configured key, or not for this model."""
 
     error_code = ErrorCode.AUTHENTICATION_ERROR
+    shows_life = True
+
+
+class KeyUnusable(AuthenticationFailed):
+    """There is no key, or one that the SDK does not even send."""
+
+    was_sent = False
+    shows_life = False
 
 
 class CallRefused(ProviderError):
     """The vendor refuses this call as it stands (model, parameters, size)."""
 
     error_code = ErrorCode.INVALID_REQUEST
+    shows_life = True
+
+
+class CallUnsendable(CallRefused):
+    """What was asked for cannot be put into a call to this vendor."""
+
+    was_sent = False
+    shows_life = False
 
 
 class InvalidAnswer(ProviderError):
-    """The vendor answered, but not with a verdict: refusal, truncation, broken or unknown content."""
+    """The vendor answered, but not with a verdict: a refusal, half an answer, something that is no answer."""
 
     error_code = ErrorCode.INVALID_RESPONSE
+    shows_life = True
+
+
+class InvalidVerdict(InvalidAnswer):
+    """The model gave a whole answer that cannot be understood; another one might be."""
 
 
 class NotAdmitted(ComparisonError):
@@ -227,12 +274,20 @@ class NotAdmitted(ComparisonError):
 
     http_status = 503
     is_retryable = True
+    # Whether a turn under the rate limits is reserved all the same, to be used when the request is queued.
+    has_turn: bool = False
 
 
 class CircuitOpen(NotAdmitted):
     """The provider has failed again and again, and is left alone for a while."""
 
     error_code = ErrorCode.CIRCUIT_BREAKER_OPEN
+
+
+class HeldBack(NotAdmitted):
+    """The vendor asked that the model be left alone for a while (a 429 with Retry-After)."""
+
+    error_code = ErrorCode.RATE_LIMIT
 
 
 class LimitReached(NotAdmitted):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,6 +86,21 @@ class Gatekeeper:
             if may_ask:
                 return self._admission.breaker(provider)
         return BreakerView()
+
+    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+        """AdmissionProtocol.held_models; none while nobody can be asked."""
+        with self._unless_blind() as may_ask:
+            if may_ask:
+                return self._admission.held_models(provider)
+        return {}
+
+    def release(self, provider: LLMProviderType) -> bool:
+        """AdmissionProtocol.release; False when nobody could be told."""
+        with self._unless_blind() as may_ask:
+            if may_ask:
+                self._admission.release(provider)
+                return True
+        return False
 
     def stop(self) -> None:
         self._thread.stop()

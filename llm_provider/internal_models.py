@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -49,6 +49,28 @@ class ProviderCall(BaseModel):
     max_tokens: int | None = None
 
 
+class Bill(BaseModel):
+    """What calls have cost, in tokens as the vendor counted them and in US dollars."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token_usage: TokenUsage = TokenUsage()
+    cost_usd: Annotated[float, Field(ge=0.0)] = 0.0
+
+    def plus(self, usage: TokenUsage, cost_usd: float) -> Self:
+        """This and one more call."""
+        return self.model_copy(
+            update={
+                "token_usage": TokenUsage(
+                    prompt_tokens=self.token_usage.prompt_tokens + usage.prompt_tokens,
+                    completion_tokens=self.token_usage.completion_tokens + usage.completion_tokens,
+                    total_tokens=self.token_usage.total_tokens + usage.total_tokens,
+                ),
+                "cost_usd": self.cost_usd + cost_usd,
+            }
+        )
+
+
 class CallProgress(BaseModel):
     """What a request that waits for its next call brings along."""
 
@@ -58,6 +80,8 @@ class CallProgress(BaseModel):
     failures: Annotated[int, Field(ge=0)] = 0
     # Whether its turn under the rate limits has been reserved, so that it goes on without asking again.
     has_turn: bool = False
+    # What those calls cost: a part of what the answer costs in the end.
+    bill: Bill = Bill()
 
 
 class Verdict(BaseModel):
@@ -84,6 +108,12 @@ class TokenCounts(BaseModel):
     completion: Annotated[int, Field(ge=0)] = 0
     cache_read: Annotated[int, Field(ge=0)] = 0
     cache_written: Annotated[int, Field(ge=0)] = 0
+    # A part of those, kept for an hour in place of minutes, which costs more.
+    cache_written_1h: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return self.prompt == 0 and self.completion == 0
 
 
 class Cost(BaseModel):

@@ -20,6 +20,8 @@ from contracts.enums import CallbackStatus, QueueStatus
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 
+NO_PROGRESS = CallProgress()
+
 
 class ClaimState(StrEnum):
     """What a task learns when it asks how far its request had come."""
@@ -254,9 +256,17 @@ class DeadLettersProtocol(Protocol):
 class LedgerProtocol(Protocol):
     """Remembers every accepted request until its outcome is delivered, and for a while after."""
 
-    def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
+    def accept(
+        self,
+        request: QueuedRequest,
+        texts: ComparisonTexts,
+        *,
+        progress: CallProgress = NO_PROGRESS,
+        seconds_left: float | None = None,
+    ) -> Acceptance:
         """Take responsibility for a request: from here on it ends with exactly one outcome, delivered.
 
+        Its deadline is `seconds_left` away, None: the whole of its own; its first claim answers with `progress`.
         Accepting the same queue_id again changes nothing and answers the same, so one retry after a lost reply is
         safe. Raises QueueFull above the high watermark, until the open requests are below the low one.
         """

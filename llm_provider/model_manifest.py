@@ -91,7 +91,8 @@ class ModelManifest(BaseModel):
 
     def find(self, provider: LLMProviderType, model: str) -> ModelRow | None:
         """The row of a model, or of the model that it is a snapshot of; None when it is unknown, which is allowed."""
-        return self._by_name.get((provider, model)) or self._by_name.get((provider, base_name(model)))
+        name = bare_name(provider, model)
+        return self._by_name.get((provider, name)) or self._by_name.get((provider, base_name(name)))
 
 
 class FittedCall(BaseModel):
@@ -121,6 +122,11 @@ class ModelPrice(NamedTuple):
 def load_manifest() -> ModelManifest:
     """The manifest that ships with this package."""
     return ModelManifest.model_validate(tomllib.loads(DATA_FILE.read_text(encoding="utf-8")))
+
+
+def bare_name(provider: LLMProviderType, model: str) -> str:
+    """The name as lists have it; google's API gives and takes it as a path, too: models/gemini-3.8-flash."""
+    return model.removeprefix("models/") if provider is LLMProviderType.GOOGLE else model
 
 
 def base_name(model: str) -> str:

@@ -1,8 +1,7 @@
 """What the web process does with a request: answer it at once, or accept it for later."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from uuid import UUID, uuid4
@@ -13,11 +12,12 @@ from contracts.enums import LLMProviderType
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
 from llm_provider.callbacks import build_response
 from llm_provider.errors import NotAdmitted, RequestRejected
-from llm_provider.internal_models import ComparisonTarget, ComparisonTexts
+from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import Acceptance, LedgerProtocol
 from llm_provider.protocols import LLMProviderProtocol, TaskDispatcherProtocol
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import QueuedRequest, TraceContext, utc_now
+from llm_provider.sync_threads import SyncThreads
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,6 @@ class RequestPolicy:
     default_provider: LLMProviderType | None
     allowed_callback_topics: Sequence[str]
     sync_responses: bool
-    sync_threads: int
     deadline_seconds: float
 
 
@@ -58,6 +57,7 @@ class LLMOrchestratorImpl:
         ledger: LedgerProtocol,
         dispatcher: TaskDispatcherProtocol,
         caller: ProviderCaller,
+        sync_threads: SyncThreads,
         policy: RequestPolicy,
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
@@ -66,7 +66,7 @@ class LLMOrchestratorImpl:
         self._caller = caller
         self._policy = policy
         self._new_id = new_id
-        self._sync_threads = threading.Semaphore(policy.sync_threads)
+        self._sync_threads = sync_threads
 
     def perform_comparison(
         self, request: LLMComparisonRequest, context: RequestContext
@@ -78,12 +78,15 @@ class LLMOrchestratorImpl:
         provider = self._provider(request.llm_config_overrides)
         self._check_topic(request.callback_topic)
         self._check_deadline(request.deadline_seconds)
-        target = _target(provider, request.llm_config_overrides)
+        # Built once: whichever way it is answered, its time runs from here on.
+        started, stored, texts = time.monotonic(), self._stored(request, context, provider), _texts(request)
+        progress = CallProgress()
         if self._may_answer_now(request, context, provider):
-            with self._sync_thread() as is_free:
-                if is_free and (answer := self._answer_now(request, context, target)):
-                    return answer
-        return self._queue_request(request, context, target)
+            answer = self._answer_now(stored, texts)
+            if isinstance(answer, LLMComparisonResponse):
+                return answer
+            progress = answer
+        return self._queue_request(stored, texts, progress, seconds_spent=time.monotonic() - started)
 
     def _provider(self, overrides: LLMConfigOverrides | None) -> LLMProviderProtocol:
         name = (overrides and overrides.provider_override) or self._policy.default_provider
@@ -110,31 +113,22 @@ class LLMOrchestratorImpl:
         wants_it = request.callback_topic is None and not context.prefers_async
         return wants_it and self._policy.sync_responses and self._caller.is_available(provider)
 
-    @contextmanager
-    def _sync_thread(self) -> Iterator[bool]:
-        """True when one of the threads that may wait for a provider was free; the others stay to accept."""
-        is_free = self._sync_threads.acquire(blocking=False)
-        try:
-            yield is_free
-        finally:
-            if is_free:
-                self._sync_threads.release()
-
-    def _answer_now(
-        self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
-    ) -> LLMComparisonResponse | None:
-        """None when the call has to wait for its turn, so that nothing was sent and the request can be queued."""
-        stored = self._stored(request, context, target)
-        try:
-            return build_response(stored, self._caller.compare(stored, _texts(request), stored.deadline_seconds))
-        except NotAdmitted:
-            return None
+    def _answer_now(self, stored: QueuedRequest, texts: ComparisonTexts) -> LLMComparisonResponse | CallProgress:
+        """The answer; or, when nothing was sent because its turn comes late, what the request brings to the queue."""
+        with self._sync_threads.one() as is_free:
+            if not is_free:
+                return CallProgress()
+            try:
+                return build_response(stored, self._caller.compare(stored, texts, stored.deadline_seconds))
+            except NotAdmitted as late:
+                return CallProgress(has_turn=late.has_turn)
 
     def _queue_request(
-        self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
+        self, queued: QueuedRequest, texts: ComparisonTexts, progress: CallProgress, *, seconds_spent: float
     ) -> Queued:
-        queued = self._stored(request, context, target)
-        acceptance = self._ledger.accept(queued, _texts(request))
+        acceptance = self._ledger.accept(
+            queued, texts, progress=progress, seconds_left=max(0.0, queued.deadline_seconds - seconds_spent)
+        )
         # From here on the ledger answers for it: should the dispatch fail, in whatever way, or this process die
         # before it, the sweeper of a worker dispatches it.
         try:
@@ -145,15 +139,15 @@ class LLMOrchestratorImpl:
         return Queued(queued, acceptance)
 
     def _stored(
-        self, request: LLMComparisonRequest, context: RequestContext, target: ComparisonTarget
+        self, request: LLMComparisonRequest, context: RequestContext, provider: LLMProviderProtocol
     ) -> QueuedRequest:
         overrides = request.llm_config_overrides or LLMConfigOverrides()
         return QueuedRequest(
             queue_id=str(self._new_id()),
             correlation_id=context.correlation_id,
             callback_topic=request.callback_topic,
-            provider=target.provider,
-            model=target.model,
+            provider=provider.name,
+            model=overrides.model_override or provider.default_model,
             # The system prompt is one of the texts, which are stored apart.
             overrides=overrides.model_copy(update={"system_prompt_override": None}),
             user_id=request.user_id,
@@ -162,11 +156,6 @@ class LLMOrchestratorImpl:
             deadline_seconds=request.deadline_seconds or self._policy.deadline_seconds,
             trace_context=context.trace_context,
         )
-
-
-def _target(provider: LLMProviderProtocol, overrides: LLMConfigOverrides | None) -> ComparisonTarget:
-    asked = overrides.model_override if overrides else None
-    return ComparisonTarget(provider=provider.name, model=asked or provider.default_model)
 
 
 def _texts(request: LLMComparisonRequest) -> ComparisonTexts:

@@ -60,6 +60,14 @@ class ProviderCaller:
         """The provider's circuit breaker; the mock's is always closed."""
         return self._gatekeeper.breaker(provider.name) if is_guarded(provider) else BreakerView()
 
+    def held_models(self, provider: LLMProviderProtocol) -> Mapping[str, float]:
+        """The models that their vendor wants left alone, and for how many seconds from now."""
+        return self._gatekeeper.held_models(provider.name) if is_guarded(provider) else {}
+
+    def release(self, provider: LLMProviderType) -> bool:
+        """Close the provider's circuit and end what its vendor asked for; False when Redis does not answer."""
+        return self._gatekeeper.release(provider)
+
     def compare(
         self,
         request: QueuedRequest,

@@ -28,6 +28,6 @@ class RetrySchedule:
         return max(asked, self.waits[failures - 1] * spread)
 
     def _may_repeat(self, error: ProviderError) -> bool:
-        # What the vendor has counted, it bills.
-        may_be_billed = error.may_be_billed or error.token_usage.total_tokens > 0
+        # What the vendor has counted or charged, it bills.
+        may_be_billed = error.may_be_billed or error.token_usage.total_tokens > 0 or error.cost_usd > 0
         return error.is_retryable and (self.resend_unanswered_calls or not may_be_billed)

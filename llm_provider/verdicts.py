@@ -4,7 +4,7 @@ import json
 import re
 
 from contracts.enums import EssayWinner
-from llm_provider.errors import InvalidAnswer
+from llm_provider.errors import InvalidVerdict
 from llm_provider.internal_models import JUSTIFICATION_MAX_CHARS, Verdict
 
 # The strictest common subset of what vendors take: every field required, nothing additional, no minimum,
@@ -34,12 +34,15 @@ VERDICT_SCHEMA: dict[str, object] = {
 # A model that knows no schema puts its JSON into a block of code, as it would for a person.
 _CODE_FENCE = re.compile(r"(?s)\s*```(?:json)?\s*(.*?)\s*```\s*")
 
+# Some servers put it before everything they write.
+_BYTE_ORDER_MARK = "\ufeff"
+
 # As much as may be kept, up to where no word goes on.
 _WHOLE_WORDS = re.compile(rf"(?s).{{1,{JUSTIFICATION_MAX_CHARS}}}(?!\S)")
 
 
 def parse_verdict(answer: str) -> Verdict:
-    """Read a model's answer; InvalidAnswer says what is wrong with it and never quotes it."""
+    """Read a model's answer; InvalidVerdict says what is wrong with it and never quotes it."""
     fields = _json_object(answer)
     return Verdict(
         winner=_winner(fields.get("winner")),
@@ -49,14 +52,15 @@ def parse_verdict(answer: str) -> Verdict:
 
 
 def _json_object(answer: str) -> dict[str, object]:
-    fenced = _CODE_FENCE.fullmatch(answer)
+    text = answer.removeprefix(_BYTE_ORDER_MARK)
+    fenced = _CODE_FENCE.fullmatch(text)
     try:
-        parsed = json.loads(fenced[1] if fenced else answer)
+        parsed = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError):
         parsed = None
     # Outside the handler, because a decoding error carries the whole answer with it.
     if not isinstance(parsed, dict):
-        raise InvalidAnswer("The model's answer is not a JSON object.")
+        raise InvalidVerdict("The model's answer is not a JSON object.")
     return parsed
 
 
@@ -64,12 +68,12 @@ def _winner(value: object) -> EssayWinner:
     for winner in EssayWinner:
         if value == winner.value:
             return winner
-    raise InvalidAnswer("The model's answer names no known winner.")
+    raise InvalidVerdict("The model's answer names no known winner.")
 
 
 def _justification(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidAnswer("The model's answer gives no justification.")
+        raise InvalidVerdict("The model's answer gives no justification.")
     # JSON can spell half a character (a lone surrogate), which UTF-8 cannot write.
     return _cut(value.strip().encode(errors="replace").decode())
 
@@ -92,4 +96,4 @@ def _confidence(value: object) -> float:
             return float(value)
         if 5 < value <= 100:
             return value / 100
-    raise InvalidAnswer("The model's answer gives no confidence that can be read.")
+    raise InvalidVerdict("The model's answer gives no confidence that can be read.")

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -163,14 +163,14 @@ class MemoryAdmission:
         if has_turn or not accounts:
             # Not paced by an account, those who wait are spread over some time behind the hold.
             spread = self.chance() * min(60.0, max(1.0, held / 5))
-            return Admission(Obstacle.RATE_LIMIT, held + spread, has_turn=has_turn) if held else None
-        costs = {"requests": 1, "tokens": tokens}
+            return Admission(Obstacle.VENDOR_HOLD, held + spread, has_turn=has_turn) if held else None
+        costs, obstacle = {"requests": 1, "tokens": tokens}, Obstacle.VENDOR_HOLD if held else Obstacle.RATE_LIMIT
         wait = max(held, *(account.wait(costs[account.name]) for account in accounts))
         if wait > patience:
-            return Admission(Obstacle.RATE_LIMIT, wait)
+            return Admission(obstacle, wait)
         for account in accounts:
             account.take(costs[account.name])
-        return Admission(Obstacle.RATE_LIMIT, wait, has_turn=True) if wait > 0 else None
+        return Admission(obstacle, wait, has_turn=True) if wait > 0 else None
 
     def _slot(self, provider: LLMProviderType, call_id: str, now: float) -> Admission | None:
         """A slot goes to whoever asked first, of those who are there."""
@@ -277,6 +277,22 @@ class MemoryAdmission:
             if breaker.until <= now:
                 return BreakerView(BreakerState.HALF_OPEN, breaker.failures)
             return BreakerView(BreakerState.OPEN, breaker.failures, breaker.until - now)
+
+    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+        with self._asked() as now:
+            paces = self.state.paces.items()
+            return {
+                target.model: pace.hold - now
+                for target, pace in paces
+                if target.provider is provider and pace.hold > now
+            }
+
+    def release(self, provider: LLMProviderType) -> None:
+        with self._asked() as now:
+            self.state.breakers.pop(provider, None)
+            for target, pace in [*self.state.paces.items()]:
+                if target.provider is provider and pace.hold > now:
+                    del self.state.paces[target]
 
     @contextmanager
     def _asked(self) -> Iterator[float]:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
+    NO_PROGRESS,
     Acceptance,
     Action,
     Claim,
@@ -71,13 +72,21 @@ class MemoryLedger:
     _pause_until: float = 0.0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
+    def accept(
+        self,
+        request: QueuedRequest,
+        texts: ComparisonTexts,
+        *,
+        progress: CallProgress = NO_PROGRESS,
+        seconds_left: float | None = None,
+    ) -> Acceptance:
         with self._asked() as now:
             if self._record(request.queue_id) is None:
                 self._refuse_when_full()
                 self._turns += 1
-                deadline = now + request.deadline_seconds
-                self._records[request.queue_id] = _Record(request, texts, self._turns, now, deadline, deadline)
+                deadline = now + (request.deadline_seconds if seconds_left is None else seconds_left)
+                record = _Record(request, texts, self._turns, now, deadline, deadline, progress=progress)
+                self._records[request.queue_id] = record
                 self._count("accepted")
             return Acceptance(self._position(request.queue_id) or 1, self._pace(now))
 

@@ -9,9 +9,10 @@ from genai_prices.types import PriceCalculation, TieredPrices
 
 from contracts.enums import LLMProviderType
 from llm_provider.internal_models import Cost, TokenCounts
-from llm_provider.model_manifest import ModelPrice
+from llm_provider.model_manifest import ModelPrice, bare_name
 
 UNKNOWN_PRICE = "The price list does not know this model, so its cost is given as 0."
+NOTHING_COUNTED = "The vendor did not say how many tokens it counted, so the cost is given as 0."
 
 
 def price(
@@ -25,6 +26,8 @@ def price(
     """What the vendor says it charged, or what the list says; 0 with a note for a model that the list lacks."""
     if charged_usd is not None and math.isfinite(charged_usd) and charged_usd >= 0:
         return Cost(usd=charged_usd)
+    if counts.is_empty:
+        return Cost(usd=0.0, note=NOTHING_COUNTED)
     found = _look_up(provider, model, _usage(counts), context)
     return Cost(usd=0.0, note=UNKNOWN_PRICE) if found is None else Cost(usd=float(found.total_price))
 
@@ -45,7 +48,9 @@ def _look_up(
     provider: LLMProviderType, model: str, usage: Usage, context: Mapping[str, str] | None = None
 ) -> PriceCalculation | None:
     try:
-        return calc_price(usage, model, provider_id=provider.value, price_context=dict(context or {}) or None)
+        return calc_price(
+            usage, bare_name(provider, model), provider_id=provider.value, price_context=dict(context or {}) or None
+        )
     except (LookupError, ValueError):
         return None
 
@@ -53,10 +58,12 @@ def _look_up(
 def _usage(counts: TokenCounts) -> Usage:
     """The list's words for it; the parts of the prompt never exceed it, which the list would not take."""
     cached = min(counts.cache_read, counts.prompt)
+    written = min(counts.cache_written, counts.prompt - cached)
     return Usage(
         input_tokens=counts.prompt,
         cache_read_tokens=cached,
-        cache_write_tokens=min(counts.cache_written, counts.prompt - cached),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(counts.cache_written_1h, written) or None,
         output_tokens=counts.completion,
     )
 

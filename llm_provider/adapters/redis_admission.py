@@ -10,11 +10,12 @@ Keys, after the prefix and `admission:`; all of them expire:
     ticket:<provider>:<call id>   when this call first asked for a slot; PLACE_KEPT_SECONDS after it was last seen
     pace:<provider>:<model>       hash: the accounts of requests and tokens, the vendor's wish to be left alone; until
                                   the accounts are full again
+    held:<provider>               sorted set: the models that the vendor wants left alone, by until when; until then
 """
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,12 @@ class RedisAdmission:
         provider, place = target.provider, self._no_longer_held(call_id)
         self._run(
             "settle",
-            [self._key("breaker", provider), self._key("pace", provider, target.model), self._key("slots", provider)],
+            [
+                self._key("breaker", provider),
+                self._key("pace", provider, target.model),
+                self._key("slots", provider),
+                self._key("held", provider),
+            ],
             call_id,
             health,
             place.epoch if place else _UNKNOWN_EPOCH,
@@ -151,6 +157,7 @@ class RedisAdmission:
             tokens_beyond_estimate,
             _ms(hold_seconds),
             int(self._slots(provider) > 0),
+            target.model,
         )
 
     def _no_longer_held(self, call_id: str) -> _Place | None:
@@ -182,6 +189,14 @@ class RedisAdmission:
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         state, failures, left_ms = self._run("breaker", [self._key("breaker", provider)])
         return BreakerView(BreakerState(state), failures, left_ms / 1000 if state == BreakerState.OPEN else None)
+
+    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+        found = self._run("held", [self._key("held", provider)])
+        return {model: left_ms / 1000 for model, left_ms in zip(found[::2], found[1::2], strict=True)}
+
+    def release(self, provider: LLMProviderType) -> None:
+        paces = [self._key("pace", provider, model) for model in self.held_models(provider)]
+        self._run("release", [self._key("breaker", provider), self._key("held", provider), *paces])
 
 
 def _ms(seconds: float) -> int:

@@ -12,6 +12,7 @@ from llm_provider.adapters.redis_client import load_scripts
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
+    NO_PROGRESS,
     Acceptance,
     Action,
     Claim,
@@ -55,7 +56,14 @@ class RedisLedger:
     def _key(self, name: str) -> str:
         return f"{self._prefix}ledger:{name}"
 
-    def accept(self, request: QueuedRequest, texts: ComparisonTexts) -> Acceptance:
+    def accept(
+        self,
+        request: QueuedRequest,
+        texts: ComparisonTexts,
+        *,
+        progress: CallProgress = NO_PROGRESS,
+        seconds_left: float | None = None,
+    ) -> Acceptance:
         timing = self._timing
         names = ("open", "waiting", "turns", "full", "pace", "totals", "memory-full")
         accepted, figure, *pace = self._run(
@@ -64,9 +72,10 @@ class RedisLedger:
             request.queue_id,
             request.model_dump_json(),
             texts.model_dump_json(),
-            _ms(request.deadline_seconds),
+            _ms(request.deadline_seconds if seconds_left is None else seconds_left),
             timing.high_watermark,
             timing.low_watermark,
+            "" if progress == NO_PROGRESS else progress.model_dump_json(),
         )
         if accepted == _FULL:
             raise QueueFull(f"{figure} requests are open, as many as are allowed.")

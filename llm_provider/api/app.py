@@ -22,6 +22,7 @@ from llm_provider.model_manifest import ModelManifest
 from llm_provider.orchestrator import LLMOrchestratorImpl
 from llm_provider.protocols import ResultStoreProtocol
 from llm_provider.provider_caller import ProviderCaller
+from llm_provider.sync_threads import SyncThreads
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class WebParts:
     settings: Settings
     orchestrator: LLMOrchestratorImpl
     caller: ProviderCaller
+    trial_threads: SyncThreads
     ledger: LedgerProtocol
     results: ResultStoreProtocol
     manifest: ModelManifest
@@ -47,7 +49,7 @@ def create_app(parts: WebParts) -> Flask:
     app = Flask("llm_provider", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = content_limit(parts.settings.max_body_bytes)
     app.register_blueprint(ComparisonViews(parts.orchestrator, parts.ledger, parts.results).blueprint())
-    app.register_blueprint(ProviderViews(parts.caller).blueprint())
+    app.register_blueprint(ProviderViews(parts.caller, parts.trial_threads).blueprint())
     app.register_blueprint(ModelViews(parts.manifest, parts.caller, parts.price_per_million).blueprint())
     app.register_blueprint(HealthViews(parts.ledger).blueprint())
     app.register_error_handler(ServiceError, problems.on_service_error)

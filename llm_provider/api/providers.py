@@ -8,10 +8,11 @@ from flask import Blueprint, Response, jsonify
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
 from llm_provider.api.problems import problem
-from llm_provider.errors import ComparisonError, ProviderNotConfigured
+from llm_provider.errors import ComparisonError, ProviderNotConfigured, ThreadsBusy
 from llm_provider.internal_models import ComparisonTexts
 from llm_provider.protocols import LLMProviderProtocol
 from llm_provider.provider_caller import ProviderCaller
+from llm_provider.sync_threads import SyncThreads
 
 # The shortest comparison that still asks for a whole verdict.
 _TEST_TEXTS = ComparisonTexts(user_prompt="Which essay is better?", essay_a="Yes, because it rains.", essay_b="No.")
@@ -20,8 +21,9 @@ _TEST_TEXTS = ComparisonTexts(user_prompt="Which essay is better?", essay_a="Yes
 class ProviderViews:
     """What an operator asks about the vendors."""
 
-    def __init__(self, caller: ProviderCaller) -> None:
+    def __init__(self, caller: ProviderCaller, threads: SyncThreads) -> None:
         self._caller = caller
+        self._threads = threads
 
     def blueprint(self) -> Blueprint:
         routes = Blueprint("providers", __name__, url_prefix="/api/v1/providers")
@@ -41,18 +43,23 @@ class ProviderViews:
         except ProviderNotConfigured as error:
             # Here it is a part of the path, and no field of a body.
             raise ProviderNotConfigured(error.message) from error
+        with self._threads.one() as is_free:
+            if not is_free:
+                raise ThreadsBusy("All threads that may wait for a provider are busy; try again in a moment.")
+            return self._tried_out(provider)
+
+    def _tried_out(self, provider: LLMProviderProtocol) -> Response:
         try:
             answer, milliseconds = self._caller.try_out(provider, _TEST_TEXTS)
         except ComparisonError as error:
-            return jsonify(provider=name, ok=False, error_code=error.error_code, message=error.message)
-        message = f"{provider.default_model} answered in {milliseconds} ms."
+            return jsonify(provider=provider.name, ok=False, error_code=error.error_code, message=error.message)
         return jsonify(
-            provider=name,
+            provider=provider.name,
             ok=True,
             model=provider.default_model,
             response_time_ms=milliseconds,
             cost_estimate=answer.cost_usd,
-            message=message,
+            message=f"{provider.default_model} answered in {milliseconds} ms.",
         )
 
     def _described(self, provider: LLMProviderProtocol) -> dict[str, Any]:
@@ -64,4 +71,8 @@ class ProviderViews:
             "default_model": provider.default_model,
             "circuit_breaker": breaker.state,
             "retry_in_seconds": breaker.retry_in_seconds and round(breaker.retry_in_seconds, 1),
+            "held_models": [
+                {"model": model, "retry_in_seconds": round(seconds, 1)}
+                for model, seconds in self._caller.held_models(provider).items()
+            ],
         }

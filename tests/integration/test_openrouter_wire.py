@@ -31,6 +31,7 @@ from llm_provider.errors import (
 )
 from llm_provider.internal_models import TokenCounts
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
+from llm_provider.retries import RetrySchedule
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import completion
 from tests.integration.openrouter_server import COST_USD, OpenRouterServer
@@ -322,6 +323,18 @@ def test_an_answer_that_ends_with_an_error_is_none(server: OpenRouterServer, pro
     failure = failure_of(provider)
     assert type(failure) is ProviderServerError
     assert (failure.token_usage.total_tokens, failure.cost_usd) == (1020, 0.003)
+
+
+def test_what_was_charged_without_a_count_is_on_the_bill(
+    server: OpenRouterServer, provider: OpenRouterProvider
+) -> None:
+    """So that the call is not taken for free, and made again."""
+    begun = {"message": {"role": "assistant", "content": "{"}, "finish_reason": "error"}
+    server.behave(body=json.dumps(completed(choices=[begun], usage={"cost": 0.01})))
+    failure = failure_of(provider)
+    assert (failure.is_retryable, failure.token_usage.total_tokens, failure.cost_usd) == (True, 0, 0.01)
+    assert RetrySchedule(waits=(1.0,)).wait_after(failure, failures=1) is None
+    assert failure.notes == {}
 
 
 @pytest.mark.parametrize("body", ["", "null", "[]", "{}", '"text"', '{"error": null}', '{"choices": [{}]}'])

@@ -1,6 +1,7 @@
 """`llm-provider providers`: what an operator sees of the vendors, beside a Redis and without one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,12 @@ COMMAND = Path(sys.executable).parent / "llm-provider"
 KEY = "sk-zebra-secret-zebra"
 
 
-def run(**settings: str) -> tuple[str, str]:
+def run(*arguments: str, **settings: str) -> tuple[str, str]:
     """What it prints, to both streams."""
     environment = os.environ | {f"LLM_PROVIDER_{name}": value for name, value in settings.items()}
-    done = subprocess.run([COMMAND, "providers"], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [COMMAND, "providers", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
     return done.stdout, done.stderr
 
 
@@ -34,7 +37,7 @@ def test_every_provider_is_a_row(redis_server: GivenRedis, key_prefix: str) -> N
         REDIS_URL=redis_server.url,
         KEY_PREFIX=key_prefix,
         OPENAI_API_KEY=KEY,
-        OPENAI_BASE_URL="http://127.0.0.1:9/v1",
+        OPENAI_BASE_URL=f"http://user:{KEY}@127.0.0.1:9/v1?token={KEY}",
         OPENAI_REQUESTS_PER_MINUTE="5000",
         OPENAI_MODEL_LIMITS='{"big": {"requests_per_minute": 3}}',
     )
@@ -44,6 +47,7 @@ def test_every_provider_is_a_row(redis_server: GivenRedis, key_prefix: str) -> N
             "openai",
             "yes",
             "closed",
+            "none",
             "gpt-5.4-mini",
             "5,000",
             "requests/min,",
@@ -66,8 +70,8 @@ def test_every_provider_is_a_row(redis_server: GivenRedis, key_prefix: str) -> N
     assert KEY not in table + complaints
 
 
-def test_an_open_circuit_is_shown(redis_server: GivenRedis, key_prefix: str) -> None:
-    """And for how long yet; every process of the installation has the same."""
+def test_what_keeps_calls_back_is_shown_and_can_be_released(redis_server: GivenRedis, key_prefix: str) -> None:
+    """An open circuit, a model its vendor wants left alone, and for how long yet: the same in every process."""
     client = connect_redis(redis_server.url, timeout_seconds=5)
     admission = RedisAdmission(
         client,
@@ -79,11 +83,21 @@ def test_an_open_circuit_is_shown(redis_server: GivenRedis, key_prefix: str) -> 
     target = ComparisonTarget(provider="google", model="any")
     admission.ask(target, "call", tokens=1, has_turn=False, patience_seconds=1)
     admission.settle(target, "call", health=CallHealth.BAD)
+    held = ComparisonTarget(provider="google", model="held-one")
+    admission.settle(held, "another", health=CallHealth.UNKNOWN, hold_seconds=600)
     client.close()
 
     table, _ = run(REDIS_URL=redis_server.url, KEY_PREFIX=key_prefix)
 
     assert "open for 5" in row(table, "google") or "open for 600 s" in row(table, "google")
+    assert re.search(r"held-one for (5\d\d|600) s", row(table, "google"))
+
+    said, complaints = run("release", "google", REDIS_URL=redis_server.url, KEY_PREFIX=key_prefix)
+    table, _ = run(REDIS_URL=redis_server.url, KEY_PREFIX=key_prefix)
+
+    assert "google is called again" in said
+    assert row(table, "google").split()[:4] == ["google", "no", "closed", "none"]
+    assert complaints == ""
 
 
 def test_without_redis_the_rest_is_told() -> None:
@@ -93,3 +107,14 @@ def test_without_redis_the_rest_is_told() -> None:
     assert "unknown" in row(table, "openai")
     assert "Redis does not answer" in complaints
     assert "Traceback" not in complaints
+    said, complaints = run("release", "openai", REDIS_URL="redis://127.0.0.1:1/0")
+    assert said == ""
+    assert "Redis does not answer, so nothing is changed" in complaints
+
+
+def test_only_a_vendor_can_be_released() -> None:
+    """The mock is never held back, and a slip of the keyboard is told with the names that there are."""
+    for name in ("mock", "opneai"):
+        said, complaints = run("release", name)
+        assert said == ""
+        assert "anthropic" in complaints

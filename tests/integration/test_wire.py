@@ -5,6 +5,7 @@ What a vendor is sent and says is in the file of each.
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 
 from contracts.enums import EssayWinner, LLMProviderType
+from llm_provider.adapters.providers import deadline_transport
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
 from llm_provider.errors import (
     AnswerLost,
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
+    KeyUnusable,
+    NotSentInTime,
     ProviderBusy,
     ProviderError,
     ProviderOverloaded,
@@ -88,7 +92,7 @@ def test_without_a_key_nothing_is_sent(wire: Wire, server: Server, monkeypatch: 
         monkeypatch.setenv(variable, "sk-other")
     with wire.asking(server.base_url, key=" ") as provider:
         assert not provider.is_configured()
-        assert type(failure_of(provider)) is AuthenticationFailed
+        assert type(failure_of(provider)) is KeyUnusable
     assert server.total == 0
 
 
@@ -147,6 +151,42 @@ def test_an_error_is_one_call_and_one_class(
     assert failure.details == {"http_status": status}
     assert {name for name in LLMProviderType if name in failure.message} == {provider.name}
     assert server.total == 1
+
+
+@pytest.mark.parametrize("body", ["gzip", "cut", "trickle", "endless"])
+@pytest.mark.parametrize(("status", "meaning"), [(400, CallRefused), (429, RateLimited), (503, ProviderOverloaded)])
+def test_an_error_is_known_by_its_status_whatever_becomes_of_its_body(
+    server: Server,
+    provider: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    meaning: type[ProviderError],
+    body: str,
+) -> None:
+    """What the vendor would have said beside it is worth a moment, and its loss costs nobody another try."""
+    monkeypatch.setattr(deadline_transport, "ERROR_BODY_SECONDS", 0.3)
+    monkeypatch.setattr(deadline_transport, "ERROR_BODY_BYTES", 1000)
+    broken: dict[str, dict[str, Any]] = {
+        "gzip": {"body": "This is not compressed.", "headers": {"content-encoding": "gzip", "retry-after": "17"}},
+        "cut": {"mode": "cut", "headers": {"retry-after": "17"}},
+        "trickle": {"mode": "trickle", "headers": {"retry-after": "17"}},
+        "endless": {"body": "x" * 100_000, "headers": {"retry-after": "17"}},
+    }
+    server.behave(status=status, **broken[body])
+    begin = time.monotonic()
+    failure = failure_of(provider)
+    assert type(failure) is meaning
+    assert (failure.retry_after_seconds, failure.details) == (17, {"http_status": status})
+    assert time.monotonic() - begin < 2
+    assert server.total == 1
+
+
+def test_a_failure_says_what_was_left_out_too(server: Server, provider: Provider) -> None:
+    """Whether the vendor refused the call or its answer was none."""
+    call = a_call(provider.default_model, max_tokens=10**9)
+    for trouble in ({"status": 400}, {"mode": "hang"}, {"mode": "invalid_json"}):
+        server.behave(**trouble)
+        assert failure_of(provider, 0.3, call).notes["dropped_parameters"] == ["max_tokens"]
 
 
 # Connections
@@ -212,14 +252,15 @@ def test_after_closing_a_new_call_opens_a_new_client(provider: Provider) -> None
 @pytest.mark.parametrize("mode", ["hang", "trickle", "trickle_headers"])
 @pytest.mark.parametrize("status", [200, 500])
 def test_the_deadline_is_total(server: Server, provider: Provider, mode: str, status: int) -> None:
-    """However slowly the server sends, the call ends in time, and it was one."""
+    """However slowly the server sends, the call ends in time, and it was one; an error's status may have come."""
     server.behave(mode=mode, status=status)
-    assert DEADLINE <= seconds_until_failure(provider, ProviderTimeout) < DEADLINE + TOLERANCE
+    meaning = ProviderServerError if (mode, status) == ("trickle", 500) else ProviderTimeout
+    assert DEADLINE <= seconds_until_failure(provider, meaning) < DEADLINE + TOLERANCE
     assert server.total == 1
 
 
-def test_the_deadline_holds_while_connecting(wire: Wire) -> None:
-    """A host that takes no connections: it was never asked, so it is unreachable."""
+def test_the_deadline_holds_while_connecting(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that takes no connections: nothing was sent, and whether it would take one later nobody knows."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -228,7 +269,9 @@ def test_the_deadline_holds_while_connecting(wire: Wire) -> None:
             waiting.connect_ex(full.getsockname())
         base_url = f"http://127.0.0.1:{full.getsockname()[1]}{wire.server.path}"
         provider = stack.enter_context(wire.asking(base_url))
-        assert seconds_until_failure(provider, ProviderUnreachable) < DEADLINE + TOLERANCE
+        assert seconds_until_failure(provider, NotSentInTime) < DEADLINE + TOLERANCE
+        monkeypatch.setattr(deadline_transport, "CONNECT_TIMEOUT_SECONDS", DEADLINE)
+        assert seconds_until_failure(provider, ProviderUnreachable, seconds=5) < DEADLINE + TOLERANCE
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
@@ -236,7 +279,7 @@ def test_a_deadline_that_has_passed_sends_nothing(server: Server, provider: Prov
     """Not even a connection is opened, so nothing can have been billed."""
     opened = server.connections
     failure = failure_of(provider, seconds)
-    assert type(failure) is ProviderUnreachable
+    assert type(failure) is NotSentInTime
     assert not failure.may_be_billed
     assert server.connections == opened
 

@@ -66,9 +66,9 @@ class Process:
         assert self.ask(call_id, target).obstacle is None
         return call_id
 
-    def break_circuit(self) -> None:
+    def break_circuit(self, target: ComparisonTarget = OPENAI) -> None:
         for _ in range(POLICY.failures):
-            self.call(BAD)
+            self.call(BAD, target)
 
     @property
     def view(self) -> BreakerView:

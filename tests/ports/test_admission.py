@@ -340,7 +340,7 @@ def test_a_held_model_is_left_alone_by_everybody(stage: Stage) -> None:
     """Also without a limit, and with a turn; what waits is spread behind the hold. Other models are not concerned."""
     one, early, late = stage.process(), stage.process(chance=0.0), stage.process(chance=1.0)
     one.call(UNKNOWN, hold_seconds=20.0)
-    assert early.ask().obstacle is Obstacle.RATE_LIMIT
+    assert early.ask().obstacle is Obstacle.VENDOR_HOLD
     assert early.ask().wait_seconds == about(20.0)
     assert late.ask().wait_seconds == about(24.0)
     assert (early.ask().has_turn, early.ask(has_turn=True).has_turn) == (False, True)
@@ -352,9 +352,10 @@ def test_a_hold_ends_by_itself(stage: Stage) -> None:
     """No call is needed to end it."""
     process = stage.process()
     process.call(UNKNOWN, hold_seconds=SHORT)
-    assert process.ask().obstacle is Obstacle.RATE_LIMIT
+    assert process.ask().obstacle is Obstacle.VENDOR_HOLD
     stage.wait(SHORT)
     assert process.ask().obstacle is None
+    assert process.admission.held_models(OPENAI.provider) == {}
 
 
 def test_turns_behind_a_hold_come_at_the_pace_of_the_limit(stage: Stage) -> None:
@@ -364,6 +365,7 @@ def test_turns_behind_a_hold_come_at_the_pace_of_the_limit(stage: Stage) -> None
     told = [process.ask() for _ in range(30)]
     assert told[0].wait_seconds == about(20.0)
     assert told[-1].wait_seconds == about(22.9)
+    assert {admission.obstacle for admission in told} == {Obstacle.VENDOR_HOLD}
     assert all(admission.has_turn for admission in told)
     assert process.ask(patience_seconds=5).has_turn is False
 
@@ -375,6 +377,40 @@ def test_two_holds_do_not_add_up(stage: Stage) -> None:
     for call_id, hold in zip(calls, (10.0, 20.0, 20.0, 5.0), strict=True):
         process.settle(call_id, UNKNOWN, hold_seconds=hold)
     assert process.ask().wait_seconds == about(20.0)
+
+
+def test_everybody_sees_what_is_held(stage: Stage) -> None:
+    """By model, with the seconds that are left of the longest wish; other providers have their own."""
+    one, other = stage.process(), stage.process(requests_per_minute=600)
+    one.call(UNKNOWN, hold_seconds=20.0)
+    one.call(UNKNOWN, SAME_PROVIDER, hold_seconds=5.0)
+    assert other.admission.held_models(OPENAI.provider) == {OPENAI.model: about(20.0), SAME_PROVIDER.model: about(5.0)}
+    assert other.admission.held_models(ANTHROPIC.provider) == {}
+
+
+def test_an_operator_can_release_a_provider(stage: Stage) -> None:
+    """Its circuit is closed and its models may be called at once; other providers keep what they have."""
+    one, other = stage.process(), stage.process(requests_per_minute=600)
+    one.call(UNKNOWN, hold_seconds=20.0)
+    one.call(UNKNOWN, ANTHROPIC, hold_seconds=20.0)
+    one.break_circuit(SAME_PROVIDER)
+    assert other.ask().obstacle is Obstacle.CIRCUIT_OPEN
+    other.admission.release(OPENAI.provider)
+    assert one.view == BreakerView()
+    assert one.ask().obstacle is None
+    assert other.ask().obstacle is None
+    assert one.admission.held_models(OPENAI.provider) == {}
+    assert one.ask(target=ANTHROPIC).obstacle is Obstacle.VENDOR_HOLD
+    one.call(BAD)
+    assert one.view.failures == 1
+
+
+def test_releasing_what_is_not_held_is_nothing(stage: Stage) -> None:
+    """An operator may be too late, or type it twice."""
+    process = stage.process()
+    process.admission.release(OPENAI.provider)
+    process.admission.release(OPENAI.provider)
+    assert process.ask().obstacle is None
 
 
 # --- concurrent calls
@@ -589,7 +625,7 @@ def test_every_key_is_ours_and_expires(on_redis: Stage, redis_client: Redis, key
     assert half_open_elsewhere.ask("waits", ANTHROPIC).obstacle is Obstacle.CONCURRENCY
     names = {str(key) for key in redis_client.scan_iter(f"{key_prefix}*")}
     kinds = {name.removeprefix(f"{key_prefix}admission:").split(":")[0] for name in names}
-    assert kinds == {"breaker", "pace", "slots", "line", "due", "ticket"}
+    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "ticket"}
     lives = {name: redis_client.pttl(name) for name in names}
     assert all(0 < life <= 2 * 3_600_000 for life in lives.values()), lives
     assert lives[f"{key_prefix}admission:ticket:anthropic:waits"] == pytest.approx(

@@ -59,6 +59,15 @@ def test_accepting_again_does_not_take_a_request_back(stage: Stage, state: str) 
     assert ledger.figures().waiting == 0
 
 
+def test_time_spent_before_the_acceptance_counts(stage: Stage) -> None:
+    """A request that was asked for at once first has only the rest of its time, or none."""
+    ledger, request, late = stage.open(), a_request(deadline_seconds=600.0), a_request(deadline_seconds=600.0)
+    ledger.accept(request, some_texts(), seconds_left=590.0)
+    ledger.accept(late, some_texts(), seconds_left=0.0)
+    assert 580 < ledger.claim(request.queue_id, "first").seconds_left <= 590
+    assert ledger.claim(late.queue_id, "first").state is ClaimState.EXPIRED
+
+
 def test_a_full_ledger_refuses_until_enough_is_delivered(stage: Stage) -> None:
     """Above the high watermark nothing is accepted before the open requests are below the low one."""
     ledger = stage.open(high_watermark=4, low_watermark=2)

@@ -49,6 +49,14 @@ def test_a_request_never_suspended_has_no_progress(stage: Stage) -> None:
     assert ledger.claim(stage.accept().queue_id, "first").progress == CallProgress()
 
 
+def test_a_request_may_be_accepted_with_progress(stage: Stage) -> None:
+    """It was asked for at once before, and brings the turn that it has reserved; accepting again changes nothing."""
+    ledger, request = stage.open(), a_request()
+    ledger.accept(request, some_texts(), progress=SOME_PROGRESS)
+    ledger.accept(request, some_texts(), progress=CallProgress())
+    assert ledger.claim(request.queue_id, "first").progress == SOME_PROGRESS
+
+
 def test_the_last_progress_counts(stage: Stage) -> None:
     """Each suspension says how far the request has come by then."""
     ledger = stage.open()

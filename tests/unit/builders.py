@@ -1,6 +1,6 @@
 """Test data that differ only where a test says so, and a worker made of parts in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -146,6 +146,8 @@ class ScriptedAdmission:
     left: list[str] = field(default_factory=list)
     renewals: int = 0
     view: BreakerView = field(default_factory=BreakerView)
+    held: dict[str, float] = field(default_factory=dict)
+    released: list[LLMProviderType] = field(default_factory=list)
     is_away: bool = False
 
     def ask(self, target: ComparisonTarget, call_id: str, **about: Any) -> Admission:
@@ -171,6 +173,14 @@ class ScriptedAdmission:
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         self._answer_or_fail()
         return self.view
+
+    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+        self._answer_or_fail()
+        return self.held
+
+    def release(self, provider: LLMProviderType) -> None:
+        self._answer_or_fail()
+        self.released.append(provider)
 
     def _answer_or_fail(self) -> None:
         if self.is_away:

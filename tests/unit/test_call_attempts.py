@@ -14,14 +14,21 @@ from llm_provider.errors import (
     AnswerLost,
     AuthenticationFailed,
     CallRefused,
+    CallUnsendable,
     CircuitOpen,
+    HeldBack,
     InvalidAnswer,
+    InvalidVerdict,
+    KeyUnusable,
     LimitReached,
+    NotSentInTime,
+    ProviderBusy,
     ProviderError,
     ProviderOverloaded,
     ProviderServerError,
     ProviderTimeout,
     ProviderUnreachable,
+    QuotaExceeded,
     RateLimited,
     RequestExpired,
 )
@@ -57,6 +64,17 @@ class Caller:
             sleep=self.slept.append,
         )
         self.request = a_request(provider="openai", model="gpt")
+
+    def slow_down_admission(self, *, after: int, seconds: float) -> None:
+        """The admission after so many others takes that long, and then admits."""
+        ask = self.admission.ask
+
+        def slow(*args: Any, **about: Any) -> Admission:
+            if len(self.admission.asked) >= after:
+                time.sleep(seconds)
+            return ask(*args, **about)
+
+        self.admission.ask = slow  # type: ignore[method-assign]
 
     def compare(
         self, *, seconds_left: float = 3600, progress: CallProgress | None = None, request: QueuedRequest | None = None
@@ -108,7 +126,16 @@ def test_the_digest_of_a_failed_call_is_noted_too() -> None:
     assert 20 <= failure.value.response_time_ms < 1000
 
 
-@pytest.mark.parametrize(("error", "was_sent"), [(ProviderUnreachable("no"), False), (AnswerLost("no"), True)])
+@pytest.mark.parametrize(
+    ("error", "was_sent"),
+    [
+        (ProviderUnreachable("no"), False),
+        (NotSentInTime("no"), False),
+        (CallUnsendable("no"), False),
+        (AnswerLost("no"), True),
+        (CallRefused("no"), True),
+    ],
+)
 def test_what_never_went_out_has_no_digest(error: ProviderError, was_sent: bool) -> None:
     """Without a connection nothing was sent; over one that broke it may have been."""
     caller = Caller(retries=RetrySchedule(waits=()))
@@ -258,12 +285,13 @@ def test_many_short_waits_are_a_long_one() -> None:
     ("obstacle", "error"),
     [
         (Obstacle.CIRCUIT_OPEN, CircuitOpen),
+        (Obstacle.VENDOR_HOLD, HeldBack),
         (Obstacle.RATE_LIMIT, LimitReached),
         (Obstacle.CONCURRENCY, LimitReached),
     ],
 )
 def test_an_obstacle_that_lasts_beyond_the_deadline_says_so(obstacle: Obstacle, error: type[Exception]) -> None:
-    """With when it would end, and with the place in the line given up."""
+    """With when it would end and whose limit it is, and with the place in the line given up."""
     caller = Caller()
     caller.admission.answers = [Admission(obstacle, wait_seconds=90)]
 
@@ -271,7 +299,20 @@ def test_an_obstacle_that_lasts_beyond_the_deadline_says_so(obstacle: Obstacle, 
         caller.compare(seconds_left=60, progress=WORKER)
 
     assert getattr(failure.value, "retry_after_seconds", None) == 90
+    assert ("this service" in str(failure.value)) == (error is LimitReached)
     assert caller.admission.left == [caller.request.queue_id]
+
+
+def test_who_will_be_queued_keeps_turn_and_place() -> None:
+    """A synchronous call that cannot wait for its place goes on from there in the queue."""
+    caller = Caller()
+    caller.admission.answers = [Admission(Obstacle.CONCURRENCY, wait_seconds=9, has_turn=True)]
+
+    with pytest.raises(LimitReached) as late:
+        caller.compare()
+
+    assert late.value.has_turn
+    assert caller.admission.left == []
 
 
 def test_a_synchronous_call_reserves_no_distant_turn() -> None:
@@ -302,13 +343,19 @@ def test_the_vendors_error_outlives_an_open_circuit() -> None:
         (ProviderTimeout("no"), CallHealth.BAD),
         (AnswerLost("no"), CallHealth.BAD),
         (RateLimited("no"), CallHealth.UNKNOWN),
+        (ProviderUnreachable("no"), CallHealth.BAD),
         (CallRefused("no"), CallHealth.GOOD),
+        (CallUnsendable("no"), CallHealth.UNKNOWN),
+        (KeyUnusable("no"), CallHealth.UNKNOWN),
+        (ProviderError("no"), CallHealth.UNKNOWN),
+        (ProviderBusy("no"), CallHealth.GOOD),
+        (QuotaExceeded("no"), CallHealth.GOOD),
         (AuthenticationFailed("no"), CallHealth.GOOD),
         (InvalidAnswer("no"), CallHealth.GOOD),
     ],
 )
 def test_only_the_vendors_health_counts_against_it(error: ProviderError, health: CallHealth) -> None:
-    """Not what was wrong with the call, nor what a limit turned away."""
+    """Not what was wrong with the call, nor what a limit turned away; and only an answer of its own counts for it."""
     caller = Caller()
     caller.provider.answer = error
 
@@ -318,15 +365,42 @@ def test_only_the_vendors_health_counts_against_it(error: ProviderError, health:
     assert caller.healths[0] is health
 
 
-def test_a_caller_in_a_hurry_is_no_judge() -> None:
-    """A timeout that its own deadline cut short says nothing about the vendor."""
-    caller = Caller()
+@pytest.mark.parametrize("error", [ProviderTimeout("no"), NotSentInTime("no")])
+@pytest.mark.parametrize(
+    ("seconds_left", "health"), [(1, CallHealth.UNKNOWN), (29, CallHealth.UNKNOWN), (40, CallHealth.BAD)]
+)
+def test_a_caller_in_a_hurry_is_no_judge(error: ProviderError, seconds_left: float, health: CallHealth) -> None:
+    """A timeout that its own deadline cut short says nothing about the vendor, unless it had waited for long."""
+    caller = Caller(judged_after_seconds=30.0)
+    caller.provider.answer = error
+
+    with pytest.raises(ProviderTimeout):
+        caller.compare(seconds_left=seconds_left)
+
+    assert caller.healths[0] is health
+
+
+def test_a_short_timeout_of_the_installations_own_is_a_judge() -> None:
+    """Nobody is waited for any longer there."""
+    caller = Caller(timeout_seconds=5.0, judged_after_seconds=30.0)
     caller.provider.answer = ProviderTimeout("no")
 
     with pytest.raises(ProviderTimeout):
-        caller.compare(seconds_left=1)
+        caller.compare()
 
-    assert caller.healths == [CallHealth.UNKNOWN]
+    assert caller.healths == [CallHealth.BAD]
+
+
+def test_a_deadline_that_passes_between_admission_and_call_counts_no_error_twice() -> None:
+    """The error before it was settled with its own call; this place is given back unused."""
+    caller = Caller(retries=RetrySchedule(waits=(0.05,)))
+    caller.provider.before = [ProviderOverloaded("no")]
+    caller.slow_down_admission(after=1, seconds=0.2)
+
+    with pytest.raises(ProviderOverloaded):
+        caller.compare(seconds_left=0.15, progress=WORKER)
+
+    assert (caller.calls, caller.healths) == (1, [CallHealth.BAD, CallHealth.UNKNOWN])
 
 
 def test_a_place_is_given_back_whatever_breaks() -> None:
@@ -349,6 +423,32 @@ def test_a_429_holds_its_model_back_for_everybody() -> None:
         caller.compare(progress=WORKER)
 
     assert caller.admission.settled[0]["hold_seconds"] == 17
+
+
+def test_a_429_that_asks_for_too_much_is_cut() -> None:
+    """One odd answer must not stop a model for a year; the request itself heeds it, and ends by it."""
+    caller = Caller(longest_hold_seconds=600.0)
+    caller.provider.answer = RateLimited("no", retry_after_seconds=31_536_000)
+
+    with pytest.raises(RateLimited) as failure:
+        caller.compare(seconds_left=14_400, progress=WORKER)
+
+    assert failure.value.retry_after_seconds == 31_536_000
+    assert caller.admission.settled[0]["hold_seconds"] == 600
+
+
+def test_what_was_not_used_is_given_back() -> None:
+    """Tokens of a call that never went out, or that a limit turned away; one that failed may have used them."""
+    given_back = {}
+    for error in (ProviderUnreachable("no"), CallUnsendable("no"), RateLimited("no"), ProviderTimeout("no")):
+        caller = Caller(retries=RetrySchedule(waits=()))
+        caller.provider.answer = error
+        with pytest.raises(type(error)):
+            caller.compare()
+        estimate = caller.admission.asked[0]["tokens"]
+        given_back[type(error)] = -caller.admission.settled[0]["tokens_beyond_estimate"] == estimate
+
+    assert given_back == {ProviderUnreachable: True, CallUnsendable: True, RateLimited: True, ProviderTimeout: False}
 
 
 def test_what_was_used_corrects_the_estimate() -> None:
@@ -411,7 +511,7 @@ def test_an_answer_can_be_repaired_once_on_demand() -> None:
     """The model hears what was wrong, and both bills are told."""
     caller = Caller(repair_invalid_answers=True)
     usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
-    caller.provider.before = [InvalidAnswer("The model's answer is not a JSON object.").billed(usage, 0.5)]
+    caller.provider.before = [InvalidVerdict("The model's answer is not a JSON object.").billed(usage, 0.5)]
 
     outcome = caller.compare()
 
@@ -425,9 +525,9 @@ def test_a_second_invalid_answer_ends_it_with_both_bills() -> None:
     """One repair, not a conversation."""
     caller = Caller(repair_invalid_answers=True)
     usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
-    caller.provider.before = [InvalidAnswer("one").billed(usage, 0.5), InvalidAnswer("two").billed(usage, 0.25)]
+    caller.provider.before = [InvalidVerdict("one").billed(usage, 0.5), InvalidVerdict("two").billed(usage, 0.25)]
 
-    with pytest.raises(InvalidAnswer, match="two") as failure:
+    with pytest.raises(InvalidVerdict, match="two") as failure:
         caller.compare(progress=WORKER)
 
     assert (failure.value.token_usage.total_tokens, failure.value.cost_usd, caller.calls) == (30, 0.75, 2)
@@ -436,11 +536,48 @@ def test_a_second_invalid_answer_ends_it_with_both_bills() -> None:
 def test_a_repair_waits_for_nothing_long() -> None:
     """When its turn would come late the first answer's error stands."""
     caller = Caller(repair_invalid_answers=True)
-    caller.provider.before = [InvalidAnswer("one")]
+    caller.provider.before = [InvalidVerdict("one")]
     caller.admission.answers = [Admission(), OPEN]
 
-    with pytest.raises(InvalidAnswer, match="one"):
+    with pytest.raises(InvalidVerdict, match="one"):
         caller.compare(progress=WORKER)
+
+
+def test_only_an_answer_of_the_model_is_repaired() -> None:
+    """A refusal, or half an answer, would be given again, and billed again."""
+    caller = Caller(repair_invalid_answers=True)
+    caller.provider.answer = InvalidAnswer("The model refused to judge these essays.")
+
+    with pytest.raises(InvalidAnswer):
+        caller.compare(progress=WORKER)
+
+    assert caller.calls == 1
+
+
+def test_all_calls_are_on_the_bill() -> None:
+    """Those that were made again on demand, too, even when the request came back in between."""
+    caller = Caller(retries=RetrySchedule(waits=(1.0, 5.0), resend_unanswered_calls=True, random=lambda: 0.5))
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    caller.provider.before = [ProviderServerError(str(number)).billed(usage, 0.5) for number in range(2)]
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+    outcome = caller.compare(progress=later.value.progress)
+
+    assert outcome.token_usage.total_tokens == 990
+    assert outcome.cost_estimate == pytest.approx(1.0125)
+
+
+def test_what_failed_in_the_end_has_all_calls_on_its_bill() -> None:
+    """And is not counted twice when no time is left to make it again."""
+    caller = Caller(retries=RetrySchedule(waits=(1.0,), resend_unanswered_calls=True, random=lambda: 0.5))
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    caller.provider.before = [ProviderServerError(str(number)).billed(usage, 0.5) for number in range(2)]
+
+    with pytest.raises(ProviderServerError) as failure:
+        caller.compare(progress=WORKER)
+
+    assert (failure.value.token_usage.total_tokens, failure.value.cost_usd) == (30, 1.0)
 
 
 def test_what_the_caller_chose_reaches_the_provider() -> None:

@@ -55,7 +55,17 @@ WRONG = [
     ("ALLOWED_CALLBACK_TOPICS", " , "),
     ("DELIVERY_RETRY_SECONDS", "1,0"),
     ("DELIVERY_RETRY_SECONDS", "1;2"),
+    ("OPENAI_API_KEY", "sk-one\nsk-two"),
+    ("ANTHROPIC_API_KEY", "sk-\u00e9"),
     ("OPENAI_BASE_URL", "api.openai.com/v1"),
+    ("OPENAI_BASE_URL", "ftp://127.0.0.1"),
+    ("GOOGLE_BASE_URL", "http://"),
+    ("GOOGLE_BASE_URL", "http:///v1"),
+    ("GOOGLE_BASE_URL", "https://user@:80/v1"),
+    ("OPENROUTER_BASE_URL", "http://host:port/v1"),
+    ("OPENROUTER_BASE_URL", "http://[::1/v1"),
+    ("BREAKER_TIMEOUT_SECONDS", "0"),
+    ("LONGEST_HOLD_SECONDS", "0"),
     ("GOOGLE_REQUESTS_PER_MINUTE", "0"),
     ("OPENROUTER_MODEL_LIMITS", "big=3"),
     ("OPENROUTER_MODEL_LIMITS", '{"big": 3}'),
@@ -244,6 +254,18 @@ def reads_environment(path: Path) -> bool:
     }
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os"}
     return bool((imported | used) & {"environ", "environb", "getenv", "getenvb"})
+
+
+def test_no_setting_shows_what_opens_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key, and a base URL with a password or a token in it, in no form in which settings are printed."""
+    settings = load(
+        monkeypatch,
+        OPENAI_API_KEY="sk-zebra-secret-zebra\n",
+        OPENAI_BASE_URL="https://user:zebra-secret-zebra@gateway.example/v1?token=zebra-secret-zebra",
+    )
+
+    assert settings.vendor(LLMProviderType.OPENAI).key == "sk-zebra-secret-zebra"
+    assert "zebra" not in repr(settings) + str(settings)
 
 
 @pytest.mark.parametrize(

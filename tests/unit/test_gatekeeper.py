@@ -41,6 +41,10 @@ def test_what_is_asked_and_told_is_passed_on() -> None:
     ]
     assert stage.admission.left == ["call"]
     assert stage.gatekeeper.breaker(LLMProviderType.OPENAI) == stage.admission.view
+    stage.admission.held = {"gpt": 17.0}
+    assert stage.gatekeeper.held_models(LLMProviderType.OPENAI) == {"gpt": 17.0}
+    assert stage.gatekeeper.release(LLMProviderType.OPENAI)
+    assert stage.admission.released == [LLMProviderType.OPENAI]
 
 
 def test_without_redis_everything_is_admitted() -> None:
@@ -55,6 +59,10 @@ def test_without_redis_everything_is_admitted() -> None:
     stage.gatekeeper.leave(TARGET, "call")
     stage.clock.advance(2 * BLIND_SECONDS)
     assert stage.gatekeeper.breaker(LLMProviderType.OPENAI) == BreakerView()
+    stage.clock.advance(2 * BLIND_SECONDS)
+    assert stage.gatekeeper.held_models(LLMProviderType.OPENAI) == {}
+    stage.clock.advance(2 * BLIND_SECONDS)
+    assert not stage.gatekeeper.release(LLMProviderType.OPENAI)
 
 
 def test_who_could_not_ask_leaves_it_for_a_moment() -> None:

@@ -132,6 +132,7 @@ def unavailable(service: Service) -> Any:
 
 def providers(service: Service) -> Any:
     service.open_circuit()
+    service.admission.held = {"gpt-5.4-mini": 17.0}
     return service.get("/api/v1/providers").json
 
 

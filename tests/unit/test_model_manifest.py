@@ -177,6 +177,15 @@ def test_a_name_that_only_looks_similar_is_unknown(name: str) -> None:
     assert a_manifest(a_row()).find(OPENAI, name) is None
 
 
+def test_google_names_its_models_as_paths_too() -> None:
+    """models/name is name, snapshots included; elsewhere it is another one."""
+    manifest = load_manifest()
+    (row,) = [row for row in manifest.models if row.model == "gemini-3.8-flash" and row.provider == "google"]
+    assert manifest.find(LLMProviderType.GOOGLE, "models/gemini-3.8-flash") is row
+    assert manifest.find(LLMProviderType.GOOGLE, "models/gemini-3.8-flash-latest") is row
+    assert manifest.find(LLMProviderType.OPENAI, "models/gpt-5.4-mini") is None
+
+
 def test_the_same_name_at_another_vendor_is_another_model() -> None:
     """A row is found by both."""
     assert a_manifest(a_row()).find(OPENROUTER, "judge-4") is None

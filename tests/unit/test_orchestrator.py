@@ -1,5 +1,6 @@
 """What the web process decides about a request, below HTTP; tests/unit/api covers every row of the outcome table."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -9,14 +10,16 @@ import pytest
 from llm_provider.admission import Admission, Obstacle
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
 from llm_provider.errors import LedgerUnavailable, ProviderNotConfigured, ProviderOverloaded, RequestRejected
+from llm_provider.gatekeeper import Gatekeeper
+from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import LedgerProtocol
 from llm_provider.orchestrator import LLMOrchestratorImpl, Queued, RequestContext, RequestPolicy
-from llm_provider.queue_models import TraceContext
+from llm_provider.provider_caller import ProviderCaller
+from llm_provider.queue_models import TraceContext, utc_now
 from tests.unit.api.service import Service
+from tests.unit.builders import a_policy
 
-POLICY = RequestPolicy(
-    default_provider=None, allowed_callback_topics=("*",), sync_responses=True, sync_threads=8, deadline_seconds=600
-)
+POLICY = RequestPolicy(default_provider=None, allowed_callback_topics=("*",), sync_responses=True, deadline_seconds=600)
 
 
 @dataclass
@@ -49,7 +52,7 @@ def dispatcher(service: Service) -> WatchingDispatcher:
 
 @pytest.fixture
 def orchestrator(service: Service, dispatcher: WatchingDispatcher) -> LLMOrchestratorImpl:
-    return LLMOrchestratorImpl(service.ledger, dispatcher, service.caller, POLICY)
+    return LLMOrchestratorImpl(service.ledger, dispatcher, service.caller, service.sync_threads, POLICY)
 
 
 def request(callback_topic: str | None = None, **overrides: object) -> LLMComparisonRequest:
@@ -130,7 +133,9 @@ def test_a_model_that_was_asked_for_is_the_one_stored(orchestrator: LLMOrchestra
 def test_the_queue_id_is_no_correlation_id(service: Service, dispatcher: WatchingDispatcher) -> None:
     """Many requests may share one correlation id; each has a queue id of its own."""
     ids = [UUID(int=1), UUID(int=2)]
-    orchestrator = LLMOrchestratorImpl(service.ledger, dispatcher, service.caller, POLICY, new_id=iter(ids).__next__)
+    orchestrator = LLMOrchestratorImpl(
+        service.ledger, dispatcher, service.caller, service.sync_threads, POLICY, new_id=iter(ids).__next__
+    )
     shared = context()
     answers = [queued(orchestrator.perform_comparison(request("t"), shared)) for _ in ids]
 
@@ -185,6 +190,31 @@ def test_a_call_whose_turn_comes_late_is_queued(service: Service, orchestrator: 
 
     assert service.provider.calls == []
     assert service.ledger.view(answer.request.queue_id) is not None
+
+
+def test_what_was_tried_at_once_is_queued_as_it_was(service: Service, dispatcher: WatchingDispatcher) -> None:
+    """One request with one id, whose time began with the post, and whose reserved turn is not reserved again."""
+    service.admission.answers = [
+        Admission(Obstacle.RATE_LIMIT, wait_seconds=0.3, has_turn=True),
+        Admission(Obstacle.CONCURRENCY, wait_seconds=30, has_turn=True),
+    ]
+    caller = ProviderCaller(
+        {service.provider.name: service.provider},
+        Gatekeeper(service.admission, lease_seconds=60),
+        a_policy(),
+        sleep=time.sleep,
+    )
+    orchestrator = LLMOrchestratorImpl(service.ledger, dispatcher, caller, service.sync_threads, POLICY)
+    before = utc_now()
+
+    answer = queued(orchestrator.perform_comparison(request(), context()))
+
+    claim = service.ledger.claim(answer.request.queue_id, "a worker")
+    assert [asked["call_id"] for asked in service.admission.asked] == [answer.request.queue_id] * 2
+    assert service.admission.left == []
+    assert claim.progress == CallProgress(has_turn=True)
+    assert claim.seconds_left <= POLICY.deadline_seconds - 0.3
+    assert (answer.request.queued_at - before).total_seconds() < 0.3
 
 
 def test_a_call_that_failed_is_never_queued(service: Service, orchestrator: LLMOrchestratorImpl) -> None:

@@ -51,10 +51,12 @@ def test_what_may_have_been_billed_is_sent_again_only_on_demand(failure: type[Pr
 
 
 def test_what_the_vendor_has_counted_is_sent_again_only_on_demand() -> None:
-    """An error in the middle of an answer is on the bill, whatever its class."""
-    counted = ProviderServerError("no").billed(TokenUsage(prompt_tokens=9, completion_tokens=0, total_tokens=9), 0.1)
-    assert schedule().wait_after(counted, failures=1) is None
-    assert schedule(resend=True).wait_after(counted, failures=1) == 1.0
+    """An error in the middle of an answer is on the bill, whatever its class; some vendors tell only its price."""
+    nine = TokenUsage(prompt_tokens=9, completion_tokens=0, total_tokens=9)
+    for usage, cost_usd in ((nine, 0.1), (nine, 0.0), (TokenUsage(), 0.01)):
+        counted = ProviderServerError("no").billed(usage, cost_usd)
+        assert schedule().wait_after(counted, failures=1) is None
+        assert schedule(resend=True).wait_after(counted, failures=1) == 1.0
 
 
 @pytest.mark.parametrize(("drawn", "wait"), [(0.0, 1 - JITTER), (1.0, 1 + JITTER)])

@@ -35,6 +35,12 @@ def test_an_answer_in_a_block_of_code_is_read(fenced: str) -> None:
         parse_verdict("Sure: " + fenced.format(answer()))
 
 
+@pytest.mark.parametrize("before", ["\ufeff", "\ufeff\n", "\ufeff```json\n"])
+def test_a_byte_order_mark_costs_no_answer(before: str) -> None:
+    """Some servers put it before everything they write."""
+    assert parse_verdict(f"{before}{answer()}{'```' if '`' in before else ''}").winner is EssayWinner.ESSAY_B
+
+
 @pytest.mark.parametrize(
     ("given", "inside", "on_the_wire"),
     [

@@ -1,5 +1,5 @@
 -- KEYS record open waiting sequence full pace totals memory_full
--- ARGV id request texts deadline_ms high_watermark low_watermark
+-- ARGV id request texts deadline_ms high_watermark low_watermark progress('': none)
 -- -> {1, position, pace} accepted (now or before) | {0, open} full | {2, open} Redis near its memory limit
 local record, open, waiting = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
@@ -17,6 +17,7 @@ if redis.call('EXISTS', record) == 0 then
   local turn = redis.call('INCR', KEYS[4])
   redis.call('HSET', record, 'request', ARGV[2], 'texts', ARGV[3], 'state', 'waiting', 'turn', turn,
     'accepted', now, 'deadline', deadline)
+  if ARGV[7] ~= '' then redis.call('HSET', record, 'progress', ARGV[7]) end
   redis.call('ZADD', open, deadline, ARGV[1])
   redis.call('ZADD', waiting, turn, ARGV[1])
   redis.call('HINCRBY', KEYS[7], 'accepted', 1)

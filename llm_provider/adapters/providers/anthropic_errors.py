@@ -28,7 +28,6 @@ _OF_THE_SDK: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
     (anthropic.APIResponseValidationError, InvalidAnswer),
     (anthropic.APITimeoutError, ProviderTimeout),
     (anthropic.APIConnectionError, AnswerLost),
-    (RecursionError, InvalidAnswer),  # JSON that is nested deeper than any verdict.
 )
 
 

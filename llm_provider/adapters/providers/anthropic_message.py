@@ -74,6 +74,7 @@ def _counts(usage: object) -> TokenCounts:
         completion=count(usage, "output_tokens"),
         cache_read=read,
         cache_written=written,
+        cache_written_1h=count(getattr(usage, "cache_creation", None), "ephemeral_1h_input_tokens"),
     )
 
 

@@ -7,7 +7,7 @@ deadline. Looking up a host's addresses is the one wait that the operating syste
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from ssl import SSLContext
@@ -19,6 +19,9 @@ import httpx2
 CONNECT_TIMEOUT_SECONDS = 5.0
 # A socket's timeout begins anew with each part that it takes, so a request is written in pieces of this size.
 WRITE_CHUNK_BYTES = 16_384
+# What an error says beside its status is worth a moment, and no vendor's is longer.
+ERROR_BODY_SECONDS = 5.0
+ERROR_BODY_BYTES = 262_144
 
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
@@ -27,8 +30,9 @@ _end: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Let every HTTP call that this thread makes inside end, within `seconds` in total."""
-    token = _end.set(time.monotonic() + seconds)
+    """Let every HTTP call that this thread makes inside end, within `seconds` in total; an outer one still holds."""
+    outer, end = _end.get(), time.monotonic() + seconds
+    token = _end.set(end if outer is None else min(outer, end))
     try:
         yield
     finally:
@@ -60,14 +64,43 @@ class DeadlineTransport(httpx2.HTTPTransport):
         timeouts = request.extensions.get("timeout", {})
         pool = _left(timeouts.get("pool"), httpx2.PoolTimeout)
         request.extensions["timeout"] = {**timeouts, "pool": pool}
-        return super().handle_request(request)
+        response = super().handle_request(request)
+        return response if response.is_success else _with_what_came(response)
 
 
-def http_client(event_hooks: Mapping[str, list[Callable[..., Any]]] | None = None) -> httpx2.Client:
+def http_client() -> httpx2.Client:
     """A client over that transport which follows no redirect and heeds no proxy: a key goes where it was meant to."""
-    return httpx2.Client(
-        transport=DeadlineTransport(), trust_env=False, follow_redirects=False, event_hooks=event_hooks
-    )
+    return httpx2.Client(transport=DeadlineTransport(), trust_env=False, follow_redirects=False)
+
+
+def _with_what_came(response: httpx2.Response) -> httpx2.Response:
+    """The same error with as much of its body as came soon and can be read.
+
+    Its status says what it means. A body that trickles, breaks off, or is not what its headers say would cost us that.
+    """
+    body = bytearray()
+    try:
+        with deadline(ERROR_BODY_SECONDS):
+            for part in response.iter_raw():
+                body += part
+                if len(body) > ERROR_BODY_BYTES:
+                    break
+    except httpx2.TransportError:
+        pass
+    finally:
+        response.close()
+    headers = httpx2.Headers(response.headers)
+    for about_the_body in ("content-encoding", "content-length", "transfer-encoding"):
+        headers.pop(about_the_body, None)
+    text = _decompressed(bytes(body), response.headers.get("content-encoding")).decode(errors="replace")
+    return httpx2.Response(response.status_code, headers=headers, content=text.encode(), extensions=response.extensions)
+
+
+def _decompressed(body: bytes, encoding: str | None) -> bytes:
+    try:
+        return httpx2.Response(200, headers={"content-encoding": encoding or "identity"}, content=body).content
+    except httpx2.DecodingError:
+        return b""
 
 
 class _Backend(httpcore2.SyncBackend):

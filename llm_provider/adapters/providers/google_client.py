@@ -4,7 +4,7 @@ import os
 import re
 
 import httpx2
-from google.genai import Client, errors, types
+from google.genai import Client, types
 from google.genai.client import DebugConfig
 
 from llm_provider.adapters.providers.deadline_transport import http_client
@@ -21,7 +21,7 @@ class GoogleClient:
     """Makes each call once, follows no redirect and heeds no GOOGLE_* variable and no proxy."""
 
     def __init__(self, api_key: str, base_url: str) -> None:
-        self._http = http_client(event_hooks={"response": [_keep_the_status]})
+        self._http = http_client()
         # It closes its connections as soon as nobody holds it, whoever holds its parts.
         self._sdk = _build_sdk(api_key, base_url, self._http)
 
@@ -60,13 +60,3 @@ def _split_version(base_url: str) -> tuple[str, str]:
     """A gateway's URL may end with the version that is spoken there, such as /v1beta."""
     found = _WITH_VERSION.fullmatch(base_url)
     return (found["url"], found["version"]) if found else (base_url, API_VERSION)
-
-
-def _keep_the_status(response: httpx2.Response) -> None:
-    """The SDK trips over an error's body that is no UTF-8, like a proxy's page, before it looks at the status."""
-    if response.status_code == 200:
-        return
-    try:
-        response.read().decode()
-    except UnicodeDecodeError:
-        errors.APIError.raise_error(response.status_code, {}, response)

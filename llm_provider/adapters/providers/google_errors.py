@@ -9,7 +9,7 @@ from google.genai._api_client import EphemeralTokenAPIKeyError
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.providers import vendor_errors
-from llm_provider.errors import AuthenticationFailed, CallRefused, InvalidAnswer, ProviderError
+from llm_provider.errors import AuthenticationFailed, CallUnsendable, InvalidAnswer, KeyUnusable, ProviderError
 
 # A day's quota is refilled at midnight, Pacific time, while the RetryInfo that comes with it is often a minute or
 # less: who waits for that is turned away again and again. Google's own gemini-cli gives up on these words, too.
@@ -26,13 +26,12 @@ KEY_REASON_PREFIX = "API_KEY_"
 ACCOUNT_STATUS = "FAILED_PRECONDITION"
 
 _OF_THE_SDK: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
-    (EphemeralTokenAPIKeyError, AuthenticationFailed),
+    (EphemeralTokenAPIKeyError, KeyUnusable),
     (errors.UnknownApiResponseError, InvalidAnswer),
-    (RecursionError, InvalidAnswer),  # JSON that is nested deeper than any answer.
     # The SDK does not like the call, and has sent nothing.
-    (errors.UnsupportedFunctionError, CallRefused),
-    (errors.UnknownFunctionCallArgumentError, CallRefused),
-    (errors.FunctionInvocationError, CallRefused),
+    (errors.UnsupportedFunctionError, CallUnsendable),
+    (errors.UnknownFunctionCallArgumentError, CallUnsendable),
+    (errors.FunctionInvocationError, CallUnsendable),
 )
 
 # A protobuf Duration in JSON.

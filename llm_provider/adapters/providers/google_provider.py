@@ -11,7 +11,7 @@ from llm_provider.adapters.providers.google_errors import translate
 from llm_provider.adapters.providers.google_response import read_response
 from llm_provider.adapters.providers.replies import Reply
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
-from llm_provider.errors import CallRefused, ProviderError
+from llm_provider.errors import CallUnsendable, ProviderError
 from llm_provider.internal_models import ProviderCall
 from llm_provider.model_manifest import FittedCall, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
@@ -32,7 +32,7 @@ class GoogleProvider(SDKProvider[GoogleClient]):
 
     def _ask(self, client: GoogleClient, call: ProviderCall, fitted: FittedCall, timeout_seconds: float) -> Reply:
         if not _MODEL_NAME.fullmatch(call.model):
-            raise CallRefused("google has no model of such a name.")
+            raise CallUnsendable("google has no model of such a name.")
         return read_response(client.generate(call.model, call.prompt, _config(call, fitted, timeout_seconds)))
 
     def _translate(self, error: Exception) -> ProviderError:

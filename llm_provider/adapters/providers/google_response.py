@@ -46,7 +46,9 @@ _BLOCKS = frozenset({"BLOCKLIST", "IMAGE_SAFETY", "JAILBREAK", "MODEL_ARMOR", "O
 def read_response(body: object) -> Reply:
     """Tell apart what it is; any of its parts may be missing or of another type."""
     try:
-        response = json.loads(str(body or ""), object_hook=lambda fields: SimpleNamespace(**fields))
+        response = json.loads(
+            str(body or "").removeprefix("\ufeff"), object_hook=lambda fields: SimpleNamespace(**fields)
+        )
     except (ValueError, RecursionError):
         return Reply(text="", problem="google answered with something that is not JSON.", counts=TokenCounts())
     candidate = _first(getattr(response, "candidates", None))

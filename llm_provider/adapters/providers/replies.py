@@ -9,7 +9,7 @@ from contracts.enums import LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.adapters.pricing import price
 from llm_provider.errors import InvalidAnswer, ProviderError
-from llm_provider.internal_models import ProviderAnswer, TokenCounts
+from llm_provider.internal_models import Cost, ProviderAnswer, TokenCounts
 from llm_provider.verdicts import parse_verdict
 
 MAX_TOKENS = 1_000_000_000  # More than any model reads; a greater count is a defect of the vendor's.
@@ -36,6 +36,8 @@ def to_answer(
     """Validate and price it; a ProviderError carries what the vendor counted, and bills, all the same."""
     cost = price(provider, model, reply.counts, reply.price_context, charged_usd=reply.charged_usd)
     usage = _token_usage(reply.counts)
+    # A call that failed and was not counted is taken to cost nothing.
+    notes = notes_on(dropped_parameters, None if reply.failure is not None and reply.counts.is_empty else cost)
     try:
         if reply.failure is not None:
             raise reply.failure
@@ -43,13 +45,18 @@ def to_answer(
             raise InvalidAnswer(reply.problem)
         verdict = parse_verdict(reply.text)
     except ProviderError as error:
-        raise error.billed(usage, cost.usd) from None
+        raise error.billed(usage, cost.usd).noted(notes) from None
+    return ProviderAnswer(verdict=verdict, token_usage=usage, cost_usd=cost.usd, notes=notes)
+
+
+def notes_on(dropped_parameters: Sequence[str], cost: Cost | None = None) -> dict[str, JsonValue]:
+    """What the caller should know beside the answer, or the error."""
     notes: dict[str, JsonValue] = {}
     if dropped_parameters:
         notes["dropped_parameters"] = list(dropped_parameters)
-    if cost.note:
+    if cost is not None and cost.note:
         notes["cost_note"] = cost.note
-    return ProviderAnswer(verdict=verdict, token_usage=usage, cost_usd=cost.usd, notes=notes)
+    return notes
 
 
 def count(holder: object, name: str) -> int:

@@ -1,14 +1,16 @@
 """What every provider over a vendor's SDK does alike; a vendor's own class says how it is asked and what it says."""
 
+import time
 from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 from contracts.enums import LLMProviderType
+from llm_provider.adapters.providers import vendor_errors
 from llm_provider.adapters.providers.deadline_transport import deadline
 from llm_provider.adapters.providers.per_process import PerProcess
-from llm_provider.adapters.providers.replies import Reply, to_answer
+from llm_provider.adapters.providers.replies import Reply, notes_on, to_answer
 from llm_provider.config import Settings
-from llm_provider.errors import AuthenticationFailed, ProviderError
+from llm_provider.errors import KeyUnusable, NotSentInTime, ProviderError, ProviderUnreachable
 from llm_provider.internal_models import ProviderAnswer, ProviderCall
 from llm_provider.model_manifest import FittedCall, ModelManifest, ModelRow, fit, load_manifest
 
@@ -52,16 +54,22 @@ class SDKProvider(ABC, Generic[C]):
         return bool(self._settings.key)
 
     def compare(self, call: ProviderCall, *, timeout_seconds: float) -> ProviderAnswer:
-        fitted = self._fit(call, self._manifest.find(self.name, call.model))
+        fitted, end = self._fit(call, self._manifest.find(self.name, call.model)), time.monotonic() + timeout_seconds
         try:
             with deadline(timeout_seconds):
                 reply = self._ask(self._client.get(), call, fitted, timeout_seconds)
         except Exception as error:
-            failure = self._translate(error)
+            failure = self._judged_by_time(self._translate(error), end)
         else:
             return to_answer(reply, provider=self.name, model=call.model, dropped_parameters=fitted.dropped)
         # Outside the handler, so that no log of a chained traceback can show what the vendor wrote.
-        raise failure
+        raise failure.noted(notes_on(fitted.dropped))
+
+    def _judged_by_time(self, failure: ProviderError, end: float) -> ProviderError:
+        """Whoever had no time to connect knows nothing of the vendor."""
+        if isinstance(failure, ProviderUnreachable) and not failure.was_sent and time.monotonic() >= end:
+            return NotSentInTime(vendor_errors.message(self.name, NotSentInTime))
+        return failure
 
     def _fit(self, call: ProviderCall, row: ModelRow | None) -> FittedCall:
         return fit(call, row, reasoning_effort=self._settings.reasoning_effort)
@@ -73,6 +81,6 @@ class SDKProvider(ABC, Generic[C]):
 
     def _build_client(self) -> C:
         if not self.is_configured():
-            raise AuthenticationFailed(f"{self.name} has no key here.")
+            raise KeyUnusable(f"{self.name} has no key here.")
         base_url = self._settings.base_url
         return self._connect(self._settings.key, self.default_base_url if base_url is None else base_url)

@@ -20,7 +20,9 @@ from llm_provider.adapters.providers.google_errors import LONG_QUOTAS, translate
 from llm_provider.errors import (
     AuthenticationFailed,
     CallRefused,
+    CallUnsendable,
     InvalidAnswer,
+    KeyUnusable,
     ProviderBusy,
     ProviderError,
     ProviderOverloaded,
@@ -62,11 +64,11 @@ BY_STATUS = {
 
 # The SDK's exceptions without a status that a call of ours may raise.
 OF_OUR_CALLS = {
-    "EphemeralTokenAPIKeyError": AuthenticationFailed,
-    "FunctionInvocationError": CallRefused,
+    "EphemeralTokenAPIKeyError": KeyUnusable,
+    "FunctionInvocationError": CallUnsendable,
     "UnknownApiResponseError": InvalidAnswer,
-    "UnknownFunctionCallArgumentError": CallRefused,
-    "UnsupportedFunctionError": CallRefused,
+    "UnknownFunctionCallArgumentError": CallUnsendable,
+    "UnsupportedFunctionError": CallUnsendable,
 }
 
 # Those that belong to parts of the SDK that we do not use, by the module that they are in, and why.
@@ -231,16 +233,11 @@ def test_the_headers_say_how_long_to_wait_when_the_body_does_not() -> None:
     assert failure.retry_after_seconds == 3
 
 
-@pytest.mark.parametrize(
-    ("error", "meaning"),
-    [
-        (RecursionError(SECRET), InvalidAnswer),
-        (EphemeralTokenAPIKeyError(SECRET), AuthenticationFailed),
-    ],
-)
-def test_any_other_exception_has_a_meaning(error: Exception, meaning: type[ProviderError]) -> None:
-    """A call raises a ProviderError and nothing else."""
-    assert type(translate(error)) is meaning
+def test_a_key_that_the_sdk_does_not_send_is_about_the_key() -> None:
+    """Nothing went out, so the vendor's health is not concerned."""
+    failure = translate(EphemeralTokenAPIKeyError(SECRET))
+    assert type(failure) is KeyUnusable
+    assert (failure.was_sent, failure.shows_life) == (False, False)
 
 
 def test_no_exception_of_the_sdk_is_unmapped() -> None:

@@ -153,7 +153,7 @@ def test_the_sdk_s_other_errors_have_one_meaning(error: Exception, meaning: type
 
 def test_an_answer_that_is_nested_too_deep_is_a_provider_error() -> None:
     """The port promises that nothing else is raised."""
-    assert type(meaning_of(RecursionError(SECRET))) is ProviderError
+    assert type(meaning_of(RecursionError(SECRET))) is InvalidAnswer
 
 
 def test_no_exception_of_the_sdk_is_unknown_here() -> None:

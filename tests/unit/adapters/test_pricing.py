@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from contracts.enums import LLMProviderType
-from llm_provider.adapters.pricing import UNKNOWN_PRICE, price, price_per_million
-from llm_provider.internal_models import TokenCounts
+from llm_provider.adapters.pricing import NOTHING_COUNTED, UNKNOWN_PRICE, price, price_per_million
+from llm_provider.internal_models import Cost, TokenCounts
 from llm_provider.model_manifest import load_manifest
 
 ANTHROPIC, GOOGLE, OPENAI, OPENROUTER = (
@@ -126,6 +126,32 @@ def test_an_unknown_model_costs_nothing_and_says_so(provider: LLMProviderType, m
 
     assert (cost.usd, cost.note) == (0.0, UNKNOWN_PRICE)
     assert price_per_million(provider, model) is None
+
+
+@pytest.mark.parametrize("model", [MODEL, "unheard-of"])
+def test_a_vendor_that_counts_nothing_is_not_taken_to_charge_nothing(model: str) -> None:
+    """The 0 is explained, unless the vendor itself says that it charged so much, or nothing."""
+    assert price(OPENAI, model, TokenCounts()) == Cost(usd=0, note=NOTHING_COUNTED)
+    assert price(OPENAI, model, TokenCounts(), charged_usd=0.0) == Cost(usd=0)
+    assert price(OPENAI, MODEL, TokenCounts(completion=1)).note is None
+
+
+def test_what_is_kept_for_an_hour_costs_more_than_what_is_kept_for_minutes() -> None:
+    """As anthropic publishes it: 2 and 1.25 times the price of a fresh token."""
+    minutes = TokenCounts(prompt=1_000_000, cache_written=1_000_000)
+    hour = minutes.model_copy(update={"cache_written_1h": 1_000_000})
+    more_than_all = minutes.model_copy(update={"cache_written_1h": 2_000_000})
+
+    assert price(ANTHROPIC, "claude-haiku-4-5", minutes).usd == pytest.approx(1.25)
+    assert price(ANTHROPIC, "claude-haiku-4-5", hour).usd == pytest.approx(2.0)
+    assert price(ANTHROPIC, "claude-haiku-4-5", more_than_all).usd == pytest.approx(2.0)
+
+
+def test_a_name_as_a_path_is_the_same_model() -> None:
+    """Google's own lists name models so."""
+    assert price(GOOGLE, "models/gemini-3.1-pro-preview", COUNTS) == price(GOOGLE, "gemini-3.1-pro-preview", COUNTS)
+    assert price_per_million(GOOGLE, "models/gemini-3.1-pro-preview") == (2.0, 12.0, True)
+    assert price(OPENAI, f"models/{MODEL}", COUNTS).note == UNKNOWN_PRICE
 
 
 def test_no_price_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from llm_provider.errors import (
     AnswerLost,
     AuthenticationFailed,
     CallRefused,
+    CallUnsendable,
     InvalidAnswer,
     ProviderError,
     ProviderTimeout,
@@ -62,8 +63,8 @@ TRANSPORT = {
     "ConnectError": ProviderUnreachable,
     "ConnectTimeout": ProviderUnreachable,
     "DecodingError": InvalidAnswer,
-    "InvalidURL": CallRefused,
-    "LocalProtocolError": CallRefused,
+    "InvalidURL": CallUnsendable,
+    "LocalProtocolError": CallUnsendable,
     "NetworkError": AnswerLost,
     "PoolTimeout": ProviderUnreachable,
     "ProtocolError": AnswerLost,
@@ -76,7 +77,7 @@ TRANSPORT = {
     "TimeoutException": ProviderTimeout,
     "TooManyRedirects": CallRefused,
     "TransportError": AnswerLost,
-    "UnsupportedProtocol": CallRefused,
+    "UnsupportedProtocol": CallUnsendable,
     "WriteError": AnswerLost,
     "WriteTimeout": ProviderTimeout,
 }
@@ -108,7 +109,8 @@ def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
     [
         (json.JSONDecodeError(SECRET, SECRET, 0), InvalidAnswer),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, SECRET), InvalidAnswer),
-        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, SECRET), CallRefused),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, SECRET), CallUnsendable),
+        (RecursionError(SECRET), InvalidAnswer),
         (TypeError(SECRET), ProviderError),
     ],
 )

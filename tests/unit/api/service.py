@@ -30,6 +30,7 @@ from llm_provider.orchestrator import LLMOrchestratorImpl, RequestPolicy
 from llm_provider.prompts import build_prompt
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import utc_now
+from llm_provider.sync_threads import SyncThreads
 from tests.unit.builders import ScriptedAdmission, a_policy
 
 PROMPT = "Judge them by the prompt-4711 rubric."
@@ -116,11 +117,15 @@ class Service:
         policy = a_policy(timeout_seconds=self.settings.provider_timeout_seconds)
         gatekeeper = Gatekeeper(self.admission, lease_seconds=60)
         self.caller = ProviderCaller(providers, gatekeeper, policy, sleep=lambda seconds: None)
-        self.orchestrator = LLMOrchestratorImpl(self.ledger, self.dispatcher, self.caller, self._policy())
+        self.sync_threads = SyncThreads(self.settings.sync_threads)
+        self.orchestrator = LLMOrchestratorImpl(
+            self.ledger, self.dispatcher, self.caller, self.sync_threads, self._policy()
+        )
         parts = WebParts(
             self.settings,
             self.orchestrator,
             self.caller,
+            self.sync_threads,
             self.ledger,
             self.results,
             load_manifest(),
@@ -137,7 +142,6 @@ class Service:
             default_provider=self.settings.default_provider,
             allowed_callback_topics=self.settings.allowed_callback_topics,
             sync_responses=self.settings.sync_responses,
-            sync_threads=self.settings.sync_threads,
             deadline_seconds=self.settings.request_deadline_seconds,
         )
 

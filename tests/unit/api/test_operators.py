@@ -21,6 +21,7 @@ def samples(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 def test_the_providers_are_listed_with_their_state(service: Service) -> None:
     """Configured: a call could be made; available: one would be made now; and what its circuit breaker says."""
     service.open_circuit()
+    service.admission.held = {"a-model": 17.04}
     response = service.get("/api/v1/providers")
 
     assert response.status_code == 200
@@ -33,6 +34,7 @@ def test_the_providers_are_listed_with_their_state(service: Service) -> None:
                 "default_model": "scripted-1",
                 "circuit_breaker": "closed",
                 "retry_in_seconds": None,
+                "held_models": [],
             },
             {
                 "name": "openai",
@@ -41,6 +43,7 @@ def test_the_providers_are_listed_with_their_state(service: Service) -> None:
                 "default_model": "scripted-1",
                 "circuit_breaker": "open",
                 "retry_in_seconds": 61.0,
+                "held_models": [{"model": "a-model", "retry_in_seconds": 17.0}],
             },
         ]
     }
@@ -69,6 +72,19 @@ def test_a_provider_that_fails_its_trial_says_why(service: Service) -> None:
         "error_code": "AUTHENTICATION_ERROR",
         "message": "The provider does not accept the key.",
     }
+
+
+def test_a_trial_takes_one_of_the_threads_that_may_wait() -> None:
+    """However many are tried on a vendor that hangs, the others stay free to accept and to answer."""
+    service = Service(web_sync_threads=1)
+    with service.sync_threads.one():
+        refused = service.call("POST", "/api/v1/providers/openai/test")
+    tried = service.call("POST", "/api/v1/providers/openai/test")
+
+    assert (refused.status_code, refused.json["is_retryable"]) == (503, True)
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert tried.json["ok"]
+    assert len(service.provider.calls) == 1
 
 
 def test_a_provider_without_a_key_cannot_be_tried_out(service: Service) -> None:

@@ -23,6 +23,7 @@ end
 -- 2. The rate limits, requests and tokens together or not at all.
 local pace = read_pace(KEYS[2], now, number(ARGV[4]), number(ARGV[5]))
 local held_ms = math.max(0, pace.hold - now)
+local limit = held_ms > 0 and 'vendor_hold' or 'rate_limit'
 if has_turn == 0 and (pace.requests or pace.tokens) then
   local wait_ms = held_ms
   local function ask_account(a, cost)
@@ -31,13 +32,13 @@ if has_turn == 0 and (pace.requests or pace.tokens) then
   end
   if pace.requests then ask_account(pace.requests, 1) end
   if pace.tokens then ask_account(pace.tokens, tokens) end
-  if wait_ms > patience_ms then return obstacle('rate_limit', wait_ms, 0) end
+  if wait_ms > patience_ms then return obstacle(limit, wait_ms, 0) end
   if pace.requests then write_pace(pace, 'requests', pace.requests.at + pace.requests.interval) end
   if pace.tokens then write_pace(pace, 'tokens', pace.tokens.at + tokens * pace.tokens.interval) end
-  if wait_ms > 0 then return obstacle('rate_limit', wait_ms, 1) end
+  if wait_ms > 0 then return obstacle(limit, wait_ms, 1) end
 elseif held_ms > 0 then
   -- Not paced by an account, those who wait are spread over some time behind the hold.
-  return obstacle('rate_limit', held_ms + chance * math.min(60000, math.max(1000, held_ms / 5)), has_turn)
+  return obstacle(limit, held_ms + chance * math.min(60000, math.max(1000, held_ms / 5)), has_turn)
 end
 
 -- 3. A slot. It goes to whoever asked first, of those who are there: who has not come back in time keeps its ticket,

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- KEYS breaker pace slots
+-- KEYS breaker pace slots held
 -- ARGV call_id health epoch('?': not known) is_probe(0|1) failures open_ms successes
---   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms has_slots(0|1)
+--   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms has_slots(0|1) model
 local breaker, call, health = KEYS[1], ARGV[1], ARGV[2]
 local now, open_ms = now_ms(), number(ARGV[6])
 
@@ -53,6 +53,10 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 then
   if now + hold_ms > pace.hold and hold_ms > 0 then
     local hold = now + hold_ms
     write_pace(pace, 'hold', hold)
+    -- The list of what is held, for whoever looks.
+    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+    redis.call('ZADD', KEYS[4], hold, ARGV[13])
+    redis.call('PEXPIRE', KEYS[4], math.max(redis.call('PTTL', KEYS[4]), math.ceil(hold_ms) + 1000))
     -- The first turn comes when the hold ends, and those behind it at the pace of the limit.
     for _, held in pairs({pace.requests, pace.tokens}) do
       write_pace(pace, held.field, math.max(held.at, hold + (held.burst - 1) * held.interval))
