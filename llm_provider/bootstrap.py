@@ -8,7 +8,6 @@ threads, and so that whatever is wrong stops the boot.
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from celery import Celery
 from flask import Flask
@@ -126,14 +125,10 @@ def build_operator(settings: Settings) -> OperatorParts:
     )
 
 
-def shown_base_url(settings: Settings, provider: LLMProviderType) -> str | None:
-    """Where a provider's calls go, without what opens the door there; None for the mock, whose calls go nowhere."""
+def base_url(settings: Settings, provider: LLMProviderType) -> str | None:
+    """Where a provider's calls go; None for the mock, whose calls go nowhere."""
     defaults = {real.name: real.default_base_url for real in REAL_PROVIDERS}
-    url = settings.vendor(provider).base_url or defaults.get(provider)
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return settings.vendor(provider).base_url or defaults.get(provider)
 
 
 def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) -> WorkerParts:

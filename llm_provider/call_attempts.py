@@ -14,6 +14,7 @@ from llm_provider.errors import (
     CircuitOpen,
     ComparisonError,
     HeldBack,
+    InvalidAnswer,
     InvalidVerdict,
     LimitReached,
     NotAdmitted,
@@ -126,11 +127,13 @@ class CallAttempts:
         )
 
     def _repaired(self, first: InvalidVerdict) -> TimedAnswer:
-        """Ask once more, saying what was wrong."""
+        """Ask once more, saying what was wrong; what keeps the second answer away does not replace the first error."""
         try:
             return self._call(build_prompt(self._texts, complaint=first.message))
-        except (CallLater, NotAdmitted, RequestExpired):
-            raise first from None
+        except InvalidAnswer:
+            raise
+        except (CallLater, ComparisonError):
+            raise first.billed(self._bill.token_usage, self._bill.cost_usd) from None
 
     def _call(self, prompt: Prompt) -> TimedAnswer:
         """One call, admitted and settled; what it cost is told together with the calls before it."""

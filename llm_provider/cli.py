@@ -10,7 +10,7 @@ import click
 from contracts.enums import LLMProviderType
 from llm_provider import logs
 from llm_provider.admission import BreakerView
-from llm_provider.bootstrap import OperatorParts, build_operator, shown_base_url
+from llm_provider.bootstrap import OperatorParts, base_url, build_operator
 from llm_provider.callbacks import build_callback
 from llm_provider.config import VENDORS, VendorSettings, load_settings
 from llm_provider.errors import LedgerUnavailable, ServiceError
@@ -80,7 +80,7 @@ def _provider_row(parts: OperatorParts, provider: LLMProviderProtocol, redis_ans
         _held(parts.caller.held_models(provider)) if redis_answers else "unknown",
         provider.default_model,
         _limits(parts.settings.vendor(provider.name)),
-        shown_base_url(parts.settings, provider.name) or "-",
+        base_url(parts.settings, provider.name) or "-",
     )
 
 

@@ -54,14 +54,17 @@ def _bootstrap_servers(value: str) -> str:
 
 def _http_url(value: str) -> str:
     try:
-        url = urlsplit(value)
+        url = urlsplit(value.strip())
         # Reading the port is what finds it to be none.
         legal = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
     except ValueError:
         legal = False
     if not legal:
         raise ValueError("must be an address of http or https: host, or host:port, and a path if need be")
-    return value
+    # Every SDK does something else with these, and some leave the key at home, or send it elsewhere.
+    if "@" in url.netloc or set("?#;") & set(value):
+        raise ValueError("must be an address without user, password, query and fragment")
+    return url.geturl()
 
 
 def _sendable_key(value: SecretStr) -> SecretStr:
@@ -122,7 +125,6 @@ class VendorSettings(BaseModel):
     api_key: Key | None = Field(None, description="Key for the vendor; unset: it is not configured.")
     base_url: HttpUrl | None = Field(
         None,
-        repr=False,  # A gateway's may hold a password or a key.
         description="Where the vendor's protocol is spoken, as its SDK takes it; unset: at the vendor's.",
     )
     default_model: str | None = Field(None, description="Model of requests that name none; unset: see the next table.")

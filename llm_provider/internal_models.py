@@ -47,6 +47,8 @@ class ProviderCall(BaseModel):
     model: str
     temperature: float | None = None
     max_tokens: int | None = None
+    # Whether it only finds out if a call succeeds, and so shall cost as little as one can.
+    is_trial: bool = False
 
 
 class Bill(BaseModel):

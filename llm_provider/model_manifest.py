@@ -21,6 +21,9 @@ _SNAPSHOT = re.compile(
     r"-(20\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])|20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])|latest)\Z", re.ASCII
 )
 
+# https://openrouter.ai/docs/guides/routing/model-variants: these change nothing of the model itself.
+_ROUTING = re.compile(r":(exacto|floor|nitro|online)\Z", re.ASCII)
+
 TokenCount = Annotated[int, Field(gt=0)]
 
 # What can be known about a model.
@@ -58,7 +61,7 @@ class ModelRow(BaseModel):
     accepts_sampling: bool
     # The only effort at which it does, when there is such a condition.
     sampling_effort: str | None = None
-    # What the vendor calls it when a model reasons; empty: it has no such knob, or nobody knows it.
+    # What the vendor calls it when a model reasons, the least first; empty: it has no such knob, or nobody knows it.
     reasoning_efforts: tuple[str, ...] = ()
     # How it reasons when it is not told; None: nobody knows.
     default_effort: str | None = None
@@ -125,8 +128,14 @@ def load_manifest() -> ModelManifest:
 
 
 def bare_name(provider: LLMProviderType, model: str) -> str:
-    """The name as lists have it; google's API gives and takes it as a path, too: models/gemini-3.8-flash."""
-    return model.removeprefix("models/") if provider is LLMProviderType.GOOGLE else model
+    """The name as lists have it.
+
+    Google's API gives and takes it as a path, too: models/gemini-3.8-flash. OpenRouter takes with any name how its host
+    is chosen: openai/gpt-5.4-mini:nitro.
+    """
+    if provider is LLMProviderType.GOOGLE:
+        return model.removeprefix("models/")
+    return _ROUTING.sub("", model) if provider is LLMProviderType.OPENROUTER else model
 
 
 def base_name(model: str) -> str:

@@ -1,6 +1,7 @@
 """What a model is sent: the caller's words with both essays put in, and what we ask for."""
 
 import re
+from collections.abc import Collection
 
 from llm_provider.internal_models import ComparisonTexts, Prompt
 
@@ -27,6 +28,8 @@ _LABELS = {"essay_a": "Essay A", "essay_b": "Essay B"}
 def build_prompt(texts: ComparisonTexts, *, complaint: str | None = None) -> Prompt:
     """`complaint` says what was wrong with a first answer that could not be understood."""
     system = SYSTEM_PROMPT if texts.system_prompt is None else texts.system_prompt
+    # Whoever wants none gets none: vendors refuse a message that says nothing.
+    system = system if system.strip() else ""
     user = _user_message(texts)
     return Prompt(system=system, user=user if complaint is None else f"{user}\n\n{REPAIR_PROMPT.format(complaint)}")
 
@@ -37,8 +40,13 @@ def _user_message(texts: ComparisonTexts) -> str:
     placed = set(_PLACEHOLDER.findall(texts.user_prompt))
     # One pass over the caller's words alone: braces inside an essay are the student's.
     filled = _PLACEHOLDER.sub(lambda match: essays[match[1]], texts.user_prompt)
-    return "\n\n".join([filled, *(_block(name, text) for name, text in essays.items() if name not in placed)])
+    blocks = (_block(name, text, essays.values()) for name, text in essays.items() if name not in placed)
+    return "\n\n".join([filled, *blocks])
 
 
-def _block(name: str, text: str) -> str:
-    return f"{_LABELS[name]}:\n<{name}>\n{text}\n</{name}>"
+def _block(name: str, text: str, essays: Collection[str]) -> str:
+    tag, number = name, 1
+    # An essay cannot end its block, nor begin another one, since it does not know the name.
+    while any(f"{tag}>" in essay.lower() for essay in essays):
+        tag, number = f"{name}_{number}", number + 1
+    return f"{_LABELS[name]}:\n<{tag}>\n{text}\n</{tag}>"

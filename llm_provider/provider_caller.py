@@ -98,6 +98,6 @@ class ProviderCaller:
     def try_out(self, provider: LLMProviderProtocol, texts: ComparisonTexts) -> tuple[ProviderAnswer, int]:
         """One call outside any request and past every guard: the answer and its milliseconds."""
         started = time.monotonic()
-        call = ProviderCall(texts=texts, prompt=build_prompt(texts), model=provider.default_model)
+        call = ProviderCall(texts=texts, prompt=build_prompt(texts), model=provider.default_model, is_trial=True)
         answer = provider.compare(call, timeout_seconds=self._policy.timeout_seconds)
         return answer, milliseconds_since(started)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 
 from contracts.enums import EssayWinner
 from llm_provider.errors import InvalidVerdict
@@ -32,13 +33,18 @@ VERDICT_SCHEMA: dict[str, object] = {
 }
 
 # A model that knows no schema puts its JSON into a block of code, as it would for a person.
-_CODE_FENCE = re.compile(r"(?s)\s*```(?:json)?\s*(.*?)\s*```\s*")
+_CODE_FENCE = re.compile(r"(?is)\s*```(?:json)?\s*(.*?)\s*```\s*")
+# Servers that do not know a model's thoughts as such leave them before its answer.
+_THOUGHTS = re.compile(r"(?is)\A\s*<think>.*?</think>")
 
 # Some servers put it before everything they write.
 _BYTE_ORDER_MARK = "\ufeff"
 
-# As much as may be kept, up to where no word goes on.
-_WHOLE_WORDS = re.compile(rf"(?s).{{1,{JUSTIFICATION_MAX_CHARS}}}(?!\S)")
+# As much as may be kept, up to where no word goes on; not too little, since some scripts have no spaces.
+_WHOLE_WORDS = re.compile(rf"(?s).{{{JUSTIFICATION_MAX_CHARS * 4 // 5},{JUSTIFICATION_MAX_CHARS}}}(?!\S)")
+# What belongs to the character before it: accents, variants, skin tones, and the joints of composed emoji.
+_BELONGS_TO_THE_LAST = frozenset({"Mn", "Mc", "Me", "Sk", "Cf"})
+_JOINT = "\u200d"
 
 
 def parse_verdict(answer: str) -> Verdict:
@@ -52,16 +58,23 @@ def parse_verdict(answer: str) -> Verdict:
 
 
 def _json_object(answer: str) -> dict[str, object]:
-    text = answer.removeprefix(_BYTE_ORDER_MARK)
+    text = _THOUGHTS.sub("", answer.removeprefix(_BYTE_ORDER_MARK))
     fenced = _CODE_FENCE.fullmatch(text)
     try:
-        parsed = json.loads(fenced[1] if fenced else text)
+        parsed = json.loads(fenced[1] if fenced else text, object_pairs_hook=_without_contradiction)
     except (ValueError, RecursionError):
         parsed = None
     # Outside the handler, because a decoding error carries the whole answer with it.
     if not isinstance(parsed, dict):
         raise InvalidVerdict("The model's answer is not a JSON object.")
     return parsed
+
+
+def _without_contradiction(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("two fields have the same name")
+    return fields
 
 
 def _winner(value: object) -> EssayWinner:
@@ -72,18 +85,27 @@ def _winner(value: object) -> EssayWinner:
 
 
 def _justification(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
+    # JSON can spell half a character (a lone surrogate), which UTF-8 cannot write, and NUL, which many a store cannot.
+    text = value.replace("\0", "").strip().encode(errors="replace").decode() if isinstance(value, str) else ""
+    if not any(character.isprintable() for character in text):
         raise InvalidVerdict("The model's answer gives no justification.")
-    # JSON can spell half a character (a lone surrogate), which UTF-8 cannot write.
-    return _cut(value.strip().encode(errors="replace").decode())
+    return _cut(text)
 
 
 def _cut(text: str) -> str:
-    """Keep whole words up to the limit; a single word longer than that is cut where it must be."""
+    """Keep whole words up to the limit; what has no spaces there is cut between two characters."""
     if len(text) <= JUSTIFICATION_MAX_CHARS:
         return text
     whole_words = _WHOLE_WORDS.match(text)
-    return (whole_words[0] if whole_words else text[:JUSTIFICATION_MAX_CHARS]).rstrip()
+    return (whole_words[0] if whole_words else text[: _end_of_a_character(text)]).rstrip()
+
+
+def _end_of_a_character(text: str) -> int:
+    """Where a reader sees one end, at the limit or a little before."""
+    for end in range(JUSTIFICATION_MAX_CHARS, JUSTIFICATION_MAX_CHARS * 4 // 5, -1):
+        if unicodedata.category(text[end]) not in _BELONGS_TO_THE_LAST and text[end - 1] != _JOINT:
+            return end
+    return JUSTIFICATION_MAX_CHARS
 
 
 def _confidence(value: object) -> float:

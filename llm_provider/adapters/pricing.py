@@ -21,15 +21,19 @@ def price(
     counts: TokenCounts,
     context: Mapping[str, str] | None = None,
     *,
+    factor: float = 1.0,
     charged_usd: float | None = None,
 ) -> Cost:
-    """What the vendor says it charged, or what the list says; 0 with a note for a model that the list lacks."""
+    """What the vendor says it charged, or `factor` times what the list says.
+
+    0 with a note for a model that the list lacks, and where the vendor counted nothing.
+    """
     if charged_usd is not None and math.isfinite(charged_usd) and charged_usd >= 0:
         return Cost(usd=charged_usd)
     if counts.is_empty:
         return Cost(usd=0.0, note=NOTHING_COUNTED)
     found = _look_up(provider, model, _usage(counts), context)
-    return Cost(usd=0.0, note=UNKNOWN_PRICE) if found is None else Cost(usd=float(found.total_price))
+    return Cost(usd=0.0, note=UNKNOWN_PRICE) if found is None else Cost(usd=float(found.total_price) * factor)
 
 
 def price_per_million(provider: LLMProviderType, model: str) -> ModelPrice | None:

@@ -52,7 +52,16 @@ class ProviderViews:
         try:
             answer, milliseconds = self._caller.try_out(provider, _TEST_TEXTS)
         except ComparisonError as error:
-            return jsonify(provider=provider.name, ok=False, error_code=error.error_code, message=error.message)
+            return jsonify(
+                provider=provider.name,
+                ok=False,
+                model=provider.default_model,
+                error_code=error.error_code,
+                message=error.message,
+                details=error.details,
+                retry_after_seconds=error.retry_after_seconds,
+                cost_estimate=error.cost_usd,
+            )
         return jsonify(
             provider=provider.name,
             ok=True,

@@ -22,6 +22,9 @@ from llm_provider.errors import (
     InvalidAnswer,
     InvalidVerdict,
     ProviderError,
+    ProviderOverloaded,
+    ProviderServerError,
+    ProviderTimeout,
     QuotaExceeded,
     RateLimited,
 )
@@ -415,17 +418,73 @@ def test_an_odd_200_is_invalid(
 @pytest.mark.parametrize(
     "body",
     [
-        '{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}',
         "[" * 100_000,
         '{"content": ' + "[" * 5_000 + "]" * 5_000 + "}",
         '{"content": [{"type": "text", "text": "{' + '\\"a\\":[' * 5_000 + '"}]}',
     ],
-    ids=["error", "deep and broken", "deep", "deep answer"],
+    ids=["deep and broken", "deep", "deep answer"],
 )
 def test_a_200_that_hides_trouble_is_invalid(server: AnthropicServer, provider: AnthropicProvider, body: str) -> None:
-    """An error that came too late for a status, or nesting that no parser follows."""
+    """Nesting that no parser follows."""
     server.behave(body=body)
     assert isinstance(failure_of(provider), InvalidAnswer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "meaning"),
+    [
+        ("overloaded_error", ProviderOverloaded),
+        ("rate_limit_error", RateLimited),
+        ("billing_error", QuotaExceeded),
+        ("timeout_error", ProviderTimeout),
+        ("invalid_request_error", CallRefused),
+        ("of_next_year", ProviderServerError),
+        (7, ProviderServerError),
+    ],
+)
+def test_an_error_with_status_200_means_what_its_type_says(
+    server: AnthropicServer, provider: AnthropicProvider, kind: object, meaning: type[ProviderError]
+) -> None:
+    """It came too late for a status of its own."""
+    server.behave(body=json.dumps({"type": "error", "error": {"type": kind, "message": SECRET}}))
+    failure = failure_of(provider)
+    assert type(failure) is meaning
+    assert failure.message.startswith("Instead of an answer came an error: ")
+    assert SECRET not in str(failure) + repr(vars(failure))
+
+
+@pytest.mark.parametrize("words", ["prompt is too long: 1000001 tokens > 1000000 maximum"])
+def test_a_prompt_that_does_not_fit_says_so(server: AnthropicServer, provider: AnthropicProvider, words: str) -> None:
+    """Whoever sent it can send shorter essays."""
+    server.behave(status=400, says=words)
+    assert "longer than the model" in failure_of(provider).message
+
+
+@pytest.mark.parametrize("blocks", [["Essay B it is.", WHOLE], [WHOLE[:20], WHOLE[20:]], ["", WHOLE, ""]])
+def test_an_answer_may_stand_behind_what_is_said_about_it(
+    server: AnthropicServer, provider: AnthropicProvider, blocks: list[str]
+) -> None:
+    """In a block of its own, or spread over several."""
+    server.behave(message={"content": [text(block) for block in blocks]})
+    assert ask(provider).verdict.winner is EssayWinner.ESSAY_B
+
+
+def test_tokens_computed_in_one_country_cost_a_tenth_more(server: AnthropicServer, provider: AnthropicProvider) -> None:
+    """The vendor says where."""
+    costs = {}
+    for place in ("global", "us", None, 7):
+        server.behave(message={"usage": {"input_tokens": 1000, "output_tokens": 100, "inference_geo": place}})
+        costs[place] = ask(provider).cost_usd
+    assert costs["us"] == pytest.approx(1.1 * costs["global"])
+    assert costs["global"] == costs[None] == costs[7] > 0
+
+
+def test_more_than_the_model_writes_is_all_that_it_writes(server: AnthropicServer) -> None:
+    """Whoever asks for the most does not get the default."""
+    with asking(server.base_url, manifest=load_manifest()) as provider:
+        answer = ask(provider, call=a_call("claude-haiku-4-5", max_tokens=10**9))
+    assert server.requests[0].json()["max_tokens"] == 64_000
+    assert answer.notes == {"dropped_parameters": ["max_tokens"]}
 
 
 def test_half_a_body_of_json_is_invalid(server: AnthropicServer, provider: AnthropicProvider) -> None:

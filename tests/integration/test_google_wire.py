@@ -157,6 +157,7 @@ def test_an_empty_system_prompt_is_not_sent(server: GoogleServer, provider: Goog
         ("/v1", PATH),
         ("/v1beta/", PATH.replace("v1", "v1beta")),
         ("/a/v1alpha", "/a" + PATH.replace("v1", "v1alpha")),
+        ("/v2proxy", f"/v2proxy{PATH}"),
     ],
 )
 def test_the_base_url_may_name_a_gateway_and_a_version(server: GoogleServer, ending: str, path: str) -> None:

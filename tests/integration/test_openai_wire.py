@@ -17,7 +17,7 @@ from llm_provider.adapters.providers.openai_provider import OpenAIProvider
 from llm_provider.config import Settings
 from llm_provider.errors import (
     InvalidAnswer,
-    ProviderTimeout,
+    NotSentInTime,
     QuotaExceeded,
 )
 from llm_provider.internal_models import ComparisonTexts, ProviderCall
@@ -265,7 +265,7 @@ def test_the_deadline_holds_while_sending() -> None:
     # Enough for a busy machine to write the body, and too little to send it.
     seconds = 2.0
     with slow_reader() as base_url, asking(base_url) as provider:
-        waited = seconds_until_failure(provider, ProviderTimeout, seconds=seconds, call=large)
+        waited = seconds_until_failure(provider, NotSentInTime, seconds=seconds, call=large)
     assert seconds <= waited < seconds + 2 * TOLERANCE
 
 

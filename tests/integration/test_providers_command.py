@@ -37,7 +37,7 @@ def test_every_provider_is_a_row(redis_server: GivenRedis, key_prefix: str) -> N
         REDIS_URL=redis_server.url,
         KEY_PREFIX=key_prefix,
         OPENAI_API_KEY=KEY,
-        OPENAI_BASE_URL=f"http://user:{KEY}@127.0.0.1:9/v1?token={KEY}",
+        OPENAI_BASE_URL="http://127.0.0.1:9/v1",
         OPENAI_REQUESTS_PER_MINUTE="5000",
         OPENAI_MODEL_LIMITS='{"big": {"requests_per_minute": 3}}',
     )

@@ -4,17 +4,25 @@ What a vendor is sent and says is in the file of each.
 """
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from contracts.enums import EssayWinner, LLMProviderType
-from llm_provider.adapters.providers import deadline_transport
+from llm_provider.adapters.providers import bounded_response, deadline_transport
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
 from llm_provider.errors import (
     AnswerLost,
@@ -33,7 +41,8 @@ from llm_provider.errors import (
     RateLimited,
 )
 from llm_provider.internal_models import ProviderAnswer
-from tests.integration.vendor_server import VendorServer
+from llm_provider.model_manifest import load_manifest
+from tests.integration.vendor_server import VERDICT, VendorServer
 from tests.integration.wire import (
     DEADLINE,
     KEY,
@@ -108,6 +117,32 @@ def test_a_redirect_is_not_followed(wire: Wire, server: Server, provider: Provid
     assert server.total == 6
 
 
+# What is sent
+
+
+def test_a_trial_is_as_cheap_as_it_can_be(wire: Wire, server: Server) -> None:
+    """The model reasons as little as it can, whatever the setting says."""
+    models = {
+        LLMProviderType.ANTHROPIC: ("claude-opus-5-5", '"effort":"low"'),
+        LLMProviderType.GOOGLE: ("gemini-3.8-flash", '"thinkingLevel":"LOW"'),
+        LLMProviderType.OPENAI: ("gpt-6.1-terra", '"reasoning_effort":"none"'),
+        LLMProviderType.OPENROUTER: ("openai/gpt-6.1-terra", '"effort":"none"'),
+    }
+    model, told = models[wire.build.name]
+    with wire.asking(server.base_url, reasoning_effort="high", manifest=load_manifest()) as provider:
+        ask(provider, call=a_call(model, is_trial=True))
+    assert told in server.requests[0].body.decode().replace(" ", "")
+
+
+def test_without_a_system_prompt_none_is_sent(server: Server, provider: Provider) -> None:
+    """An empty message is an error to some."""
+    ask(provider, call=a_call(provider.default_model, TEXTS.model_copy(update={"system_prompt": " "})))
+    sent = server.requests[0].json()
+    assert "system" not in sent
+    assert "systemInstruction" not in sent
+    assert [message["role"] for message in sent.get("messages", [])] in ([], ["user"])
+
+
 # Errors
 
 
@@ -131,10 +166,14 @@ STATUSES = {
     502: ProviderServerError,
     503: ProviderOverloaded,
     504: ProviderTimeout,
-    520: ProviderServerError,
-    524: ProviderServerError,
+    520: AnswerLost,
+    521: ProviderServerError,
+    524: ProviderTimeout,
     529: ProviderOverloaded,
+    598: ProviderTimeout,
 }
+# There it is the host of the model that did not answer in time.
+ELSEWHERE = {(LLMProviderType.OPENROUTER, 408): ProviderTimeout}
 
 
 @pytest.mark.parametrize(("status", "meaning"), STATUSES.items())
@@ -146,7 +185,7 @@ def test_an_error_is_one_call_and_one_class(
     wait = {"retry-after-ms": "1500", "retry-after": "1.5", "x-should-retry": "true"}
     server.behave(status=status, body=body, headers=wait)
     failure = failure_of(provider)
-    assert type(failure) is meaning
+    assert type(failure) is ELSEWHERE.get((provider.name, status), meaning)
     assert failure.retry_after_seconds == 1.5
     assert failure.details == {"http_status": status}
     assert {name for name in LLMProviderType if name in failure.message} == {provider.name}
@@ -164,8 +203,8 @@ def test_an_error_is_known_by_its_status_whatever_becomes_of_its_body(
     body: str,
 ) -> None:
     """What the vendor would have said beside it is worth a moment, and its loss costs nobody another try."""
-    monkeypatch.setattr(deadline_transport, "ERROR_BODY_SECONDS", 0.3)
-    monkeypatch.setattr(deadline_transport, "ERROR_BODY_BYTES", 1000)
+    monkeypatch.setattr(bounded_response, "ERROR_BODY_SECONDS", 0.3)
+    monkeypatch.setattr(bounded_response, "ERROR_BODY_BYTES", 1000)
     broken: dict[str, dict[str, Any]] = {
         "gzip": {"body": "This is not compressed.", "headers": {"content-encoding": "gzip", "retry-after": "17"}},
         "cut": {"mode": "cut", "headers": {"retry-after": "17"}},
@@ -220,6 +259,65 @@ def test_a_body_that_cannot_be_decompressed_is_invalid(server: Server, provider:
     assert type(failure_of(provider)) is InvalidAnswer
 
 
+def test_an_answer_without_end_is_not_read_to_its_end(
+    server: Server, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor kept: no verdict is that long."""
+    monkeypatch.setattr(bounded_response, "MAX_BYTES", 100_000)
+    server.behave(body="x" * 1_000_000)
+    failure = failure_of(provider)
+    assert type(failure) is InvalidAnswer
+    assert server.total == 1
+
+
+def test_no_compression_is_asked_for(server: Server, provider: Provider) -> None:
+    """A few bytes of it could grow to any size."""
+    ask(provider)
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_cookies_are_not_kept(server: Server, provider: Provider) -> None:
+    """They would bind all threads to one server of a gateway, and grow."""
+    for number in range(3):
+        server.behave(headers={"set-cookie": f"server-{number}=1; Path=/"})
+        ask(provider)
+    assert all("cookie" not in request.headers for request in server.requests)
+
+
+@pytest.mark.parametrize("charset", ["iso-8859-1", "utf-16", "no-such-one"])
+def test_json_is_utf_8_whatever_its_header_says(server: Server, provider: Provider, charset: str) -> None:
+    """That is what the standard says."""
+    server.behave(headers={"content-type": f"application/json; charset={charset}"})
+    assert ask(provider).verdict.justification == VERDICT["justification"]
+
+
+def test_connections_that_were_closed_meanwhile_cost_no_call(server: Server, provider: Provider) -> None:
+    """A server that closes each one after its answer without a word: none of the calls on them was read by anybody."""
+    server.behave(mode="last")
+    for _ in range(200):
+        assert ask(provider).verdict.winner is EssayWinner.ESSAY_B
+    assert server.total == 200
+
+
+def test_a_connection_that_breaks_at_its_second_call_is_one_call(server: Server, provider: Provider) -> None:
+    """The first was answered on it; the second was read, and so may be billed."""
+    for mode in ("close", "cut"):
+        server.behave()
+        ask(provider)
+        server.reset()
+        server.behave(mode=mode)
+        assert type(failure_of(provider)) is AnswerLost
+        assert server.total == 1
+
+
+def test_a_certificate_that_nobody_trusts_says_so(wire: Wire, tmp_path: Path) -> None:
+    """A slim image without ca-certificates ends here."""
+    with tls_server(tmp_path) as port, wire.asking(f"https://127.0.0.1:{port}{wire.server.path}") as provider:
+        failure = failure_of(provider)
+    assert type(failure) is ProviderUnreachable
+    assert "certificate" in failure.message
+
+
 def test_a_good_call_follows_a_bad_one(server: Server, provider: Provider) -> None:
     """A connection that failed is not used again."""
     troubles: list[dict[str, Any]] = [{"mode": mode} for mode in ("hang", "cut", "close", "trickle", "invalid_json")]
@@ -244,6 +342,37 @@ def test_after_closing_a_new_call_opens_a_new_client(provider: Provider) -> None
     provider.close()
     provider.close()
     assert ask(provider)
+
+
+@contextmanager
+def tls_server(folder: Path) -> Iterator[int]:
+    """One with a certificate that it has signed itself; its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(folder))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(5)
+
+        def shake_hands() -> None:
+            with suppress(OSError), listening.accept()[0] as connection:
+                context.wrap_socket(connection, server_side=True).close()
+
+        thread = threading.Thread(target=shake_hands)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            thread.join()
+
+
+def self_signed(folder: Path) -> Path:
+    """A key and its certificate in one file."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    unsigned = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    pem = folder / "server.pem"
+    pem.write_bytes(secret + unsigned.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    return pem
 
 
 # Deadlines

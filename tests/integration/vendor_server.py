@@ -38,8 +38,9 @@ class VendorBehaviour:
     """What happens to a `share` of the calls, drawn with `seed`; the others are answered well.
 
     mode: ok, or what a vendor's own answers know; hang (no answer), close (without a byte), cut (in the middle of the
-    body), trickle and trickle_headers (a byte now and then), invalid_json (half a body). `status` is an error's,
-    `body` replaces the body as it is. `latency_ms` holds for every call.
+    body), last (a good answer, and then the connection is closed without a word), trickle and trickle_headers (a byte
+    now and then), invalid_json (half a body). `status` is an error's, `body` replaces the body as it is. `latency_ms`
+    holds for every call.
     """
 
     mode: str = "ok"
@@ -254,6 +255,11 @@ def _cut(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
     transport.close()
 
 
+def _last(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+    transport.write(head + body)
+    transport.close()
+
+
 def _trickle(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
     transport.write(head)
     _trickle_headers(transport, body, b"")
@@ -270,6 +276,7 @@ _DELIVERIES: dict[str, Callable[[asyncio.Transport, bytes, bytes], None]] = {
     "hang": _hang,
     "close": _close,
     "cut": _cut,
+    "last": _last,
     "trickle": _trickle,
     "trickle_headers": _trickle_headers,
 }

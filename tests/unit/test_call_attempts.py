@@ -543,6 +543,18 @@ def test_a_repair_waits_for_nothing_long() -> None:
         caller.compare(progress=WORKER)
 
 
+def test_a_repair_that_fails_leaves_the_first_error() -> None:
+    """What the caller can act on is the answer that could not be used; both bills are told."""
+    caller = Caller(repair_invalid_answers=True)
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    caller.provider.before = [InvalidVerdict("one").billed(usage, 0.5), ProviderServerError("no").billed(usage, 0.25)]
+
+    with pytest.raises(InvalidVerdict, match="one") as failure:
+        caller.compare(progress=WORKER)
+
+    assert (failure.value.token_usage.total_tokens, failure.value.cost_usd, caller.calls) == (30, 0.75, 2)
+
+
 def test_only_an_answer_of_the_model_is_repaired() -> None:
     """A refusal, or half an answer, would be given again, and billed again."""
     caller = Caller(repair_invalid_answers=True)

@@ -64,6 +64,10 @@ WRONG = [
     ("GOOGLE_BASE_URL", "https://user@:80/v1"),
     ("OPENROUTER_BASE_URL", "http://host:port/v1"),
     ("OPENROUTER_BASE_URL", "http://[::1/v1"),
+    ("OPENAI_BASE_URL", "https://user:zebra@gateway.example/v1"),
+    ("OPENAI_BASE_URL", "https://gateway.example/v1?token=zebra"),
+    ("OPENAI_BASE_URL", "https://gateway.example/v1#zebra"),
+    ("OPENAI_BASE_URL", "https://gateway.example/a;b/v1"),
     ("BREAKER_TIMEOUT_SECONDS", "0"),
     ("LONGEST_HOLD_SECONDS", "0"),
     ("GOOGLE_REQUESTS_PER_MINUTE", "0"),
@@ -256,16 +260,23 @@ def reads_environment(path: Path) -> bool:
     return bool((imported | used) & {"environ", "environb", "getenv", "getenvb"})
 
 
-def test_no_setting_shows_what_opens_a_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key, and a base URL with a password or a token in it, in no form in which settings are printed."""
-    settings = load(
-        monkeypatch,
-        OPENAI_API_KEY="sk-zebra-secret-zebra\n",
-        OPENAI_BASE_URL="https://user:zebra-secret-zebra@gateway.example/v1?token=zebra-secret-zebra",
-    )
+def test_a_key_is_shown_in_no_form_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there all the same, without the newline that came with it out of a file."""
+    settings = load(monkeypatch, OPENAI_API_KEY="sk-zebra-secret-zebra\n")
 
     assert settings.vendor(LLMProviderType.OPENAI).key == "sk-zebra-secret-zebra"
     assert "zebra" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:8000", "https://gateway.example/a/v1/", "HTTPS://gateway.example/v1beta", "http://[::1]:80"],
+)
+def test_a_vendor_may_be_anywhere(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """With a path, and read from a file, if need be."""
+    settings = load(monkeypatch, GOOGLE_BASE_URL=f" {url}\n")
+
+    assert settings.vendor(LLMProviderType.GOOGLE).base_url == url.replace("HTTPS", "https")
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,9 @@ def trial(service: Service) -> Any:
 
 
 def trial_failed(service: Service) -> Any:
-    service.provider.error = AuthenticationFailed("openai does not accept the configured key, or not for this model.")
+    service.provider.error = AuthenticationFailed(
+        "openai does not accept the configured key, or not for this model.", details={"http_status": 401}
+    )
     return trial(service)
 
 

@@ -217,6 +217,22 @@ def test_real_snapshots_are_found(provider: LLMProviderType, snapshot: str, mode
     assert row.model == model
 
 
+@pytest.mark.parametrize("routing", ["nitro", "floor", "exacto", "online"])
+def test_how_a_host_is_chosen_changes_no_model(routing: str) -> None:
+    """OpenRouter takes it with any name; a variant of its own, or another vendor's colon, is another model."""
+    find = load_manifest().find
+    assert find(OPENROUTER, f"openai/gpt-5.4-mini:{routing}") is find(OPENROUTER, "openai/gpt-5.4-mini") is not None
+    assert find(OPENROUTER, "openai/gpt-5.4-mini:free") is None
+    assert find(OPENAI, f"gpt-5.4-mini:{routing}") is None
+
+
+def test_the_least_effort_of_a_model_stands_first() -> None:
+    """A call that only tries a provider out is made with it."""
+    order = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+    for row in load_manifest().models:
+        assert list(row.reasoning_efforts) == sorted(row.reasoning_efforts, key=order.index), row.model
+
+
 # Fitting a call
 
 

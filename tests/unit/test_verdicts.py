@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from contracts.enums import EssayWinner
-from llm_provider.errors import InvalidAnswer
+from llm_provider.errors import InvalidVerdict
 from llm_provider.verdicts import VERDICT_SCHEMA, parse_verdict
 
 SECRET = "zebra-secret-zebra"
@@ -27,11 +27,11 @@ def test_a_good_answer_becomes_a_verdict() -> None:
     assert verdict.confidence == 0.75
 
 
-@pytest.mark.parametrize("fenced", ["```json\n{}\n```", "```\n{}\n```\n", " ```json {}```"])
+@pytest.mark.parametrize("fenced", ["```json\n{}\n```", "```JSON\n{}\n```", "```\n{}\n```\n", " ```json {}```"])
 def test_an_answer_in_a_block_of_code_is_read(fenced: str) -> None:
     """Models that know no schema write it so; anything else around the JSON is no answer."""
     assert parse_verdict(fenced.format(answer())).winner is EssayWinner.ESSAY_B
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidVerdict):
         parse_verdict("Sure: " + fenced.format(answer()))
 
 
@@ -72,7 +72,7 @@ def test_confidence_is_converted_from_the_scale_it_is_on(given: float, inside: f
 )
 def test_any_other_confidence_is_refused_and_not_clamped(given: object) -> None:
     """Nobody knows what it means, so nothing is made of it."""
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidVerdict):
         parse_verdict(answer(confidence=given))
 
 
@@ -81,14 +81,14 @@ def test_any_other_confidence_is_refused_and_not_clamped(given: object) -> None:
 )
 def test_an_unknown_winner_is_refused(given: object) -> None:
     """It is never taken for Essay A."""
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidVerdict):
         parse_verdict(answer(winner=given))
 
 
-@pytest.mark.parametrize("given", ["", "  \n\t", None, 5, ["It argues better."], ...])
+@pytest.mark.parametrize("given", ["", "  \n\t", "\u200b", "\0", None, 5, ["It argues better."], ...])
 def test_a_missing_or_blank_justification_is_refused(given: object) -> None:
     """A winner without a reason is no verdict."""
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidVerdict):
         parse_verdict(answer(justification=given))
 
 
@@ -110,8 +110,41 @@ def test_500_characters_are_kept_as_they_are_even_before_a_space() -> None:
 
 
 def test_one_endless_word_is_cut_where_it_must_be() -> None:
-    """Writing without spaces is no reason to lose a verdict."""
+    """Writing without spaces is no reason to lose a verdict, nor to keep only what stands before the last space."""
     assert parse_verdict(answer(justification="é" * 501)).justification == "é" * 500
+    assert parse_verdict(answer(justification="Essay A " + "好" * 600)).justification == "Essay A " + "好" * 492
+
+
+@pytest.mark.parametrize(
+    "character", ["e\u0301", "\U0001f44d\U0001f3fd", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u2764\ufe0f"]
+)
+def test_no_character_is_cut_in_two(character: str) -> None:
+    """As a reader sees it: accents, skin tones and families stay whole."""
+    for before in range(490, 500):
+        kept = parse_verdict(answer(justification="x" * before + character * 20)).justification
+        rest = kept.removeprefix("x" * before)
+        assert len(kept) <= 500
+        assert rest == character * rest.count(character)
+
+
+def test_a_nul_does_not_reach_the_verdict() -> None:
+    """Many a store of a consumer's takes none."""
+    assert parse_verdict(answer(justification="Good\0 point")).justification == "Good point"
+
+
+@pytest.mark.parametrize("thoughts", ["<think>{}</think>", "\n<think>\nHm. {}\n</think>\n", "<THINK></THINK>"])
+def test_thoughts_before_an_answer_are_none_of_it(thoughts: str) -> None:
+    """Some servers leave them there; a verdict inside them does not count."""
+    other = answer(winner="Essay A")
+    assert parse_verdict(thoughts.replace("{}", other) + answer()).winner is EssayWinner.ESSAY_B
+    with pytest.raises(InvalidVerdict):
+        parse_verdict(thoughts.replace("{}", other))
+
+
+def test_an_answer_that_contradicts_itself_is_refused() -> None:
+    """The last of two winners is not silently the one."""
+    with pytest.raises(InvalidVerdict):
+        parse_verdict('{"winner": "Essay A", "justification": "Good.", "confidence": 4, "winner": "Essay B"}')
 
 
 def test_half_a_character_does_not_reach_the_verdict() -> None:
@@ -126,7 +159,7 @@ def test_half_a_character_does_not_reach_the_verdict() -> None:
 )
 def test_what_is_no_json_object_of_ours_is_refused(text: str) -> None:
     """Neither prose nor half an object nor a nest of brackets passes or breaks anything."""
-    with pytest.raises(InvalidAnswer):
+    with pytest.raises(InvalidVerdict):
         parse_verdict(text)
 
 
@@ -142,7 +175,7 @@ def test_what_is_no_json_object_of_ours_is_refused(text: str) -> None:
 )
 def test_a_refusal_never_quotes_the_answer(text: str) -> None:
     """Neither its message nor its details nor an exception behind it holds what the model wrote."""
-    with pytest.raises(InvalidAnswer) as raised:
+    with pytest.raises(InvalidVerdict) as raised:
         parse_verdict(text)
     assert SECRET not in repr(raised.value) + str(raised.value.details)
     assert raised.value.__cause__ is None

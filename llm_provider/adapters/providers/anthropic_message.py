@@ -3,10 +3,15 @@
 import json
 from collections.abc import Iterator
 
+from llm_provider.adapters.providers.anthropic_errors import of_told_error
 from llm_provider.adapters.providers.replies import Reply, count
 from llm_provider.internal_models import TokenCounts
 
 TOOL_NAME = "verdict"
+
+# What tokens cost more when a workspace has them computed in the United States alone, whatever the model:
+# https://platform.claude.com/docs/en/build-with-claude/data-residency. The price list does not know of it.
+US_FACTOR = 1.1
 
 # https://platform.claude.com/docs/en/build-with-claude/handling-stop-reasons. With any other reason, or one that
 # is not known yet, the answer is whole.
@@ -22,27 +27,30 @@ def read_message(message: object) -> Reply:
     """Tell apart what it is; it may be a str, a list or None, and any of its parts may be missing."""
     content = getattr(message, "content", None)
     blocks = content if isinstance(content, list) else None
-    answer = _answer(blocks or [])
-    usage = getattr(message, "usage", None)
+    texts = _answer(blocks or [])
+    usage, told = getattr(message, "usage", None), getattr(message, "error", None)
     return Reply(
-        text=answer,
-        problem=_problem(blocks, answer, str(getattr(message, "stop_reason", None))),
+        texts=texts,
+        problem=_problem(blocks, texts, str(getattr(message, "stop_reason", None))),
         counts=_counts(usage),
         price_context=_price_context(usage),
+        price_factor=US_FACTOR if getattr(usage, "inference_geo", None) == "us" else 1.0,
+        failure=of_told_error(told) if isinstance(told, dict) else None,
     )
 
 
-def _problem(blocks: list[object] | None, answer: str, stop_reason: str) -> str | None:
+def _problem(blocks: list[object] | None, texts: tuple[str, ...], stop_reason: str) -> str | None:
     # Whether it is whole is asked first: half a JSON object is text, too.
     if stop_reason in _PROBLEMS:
         return _PROBLEMS[stop_reason]
     if blocks is None:
         return "anthropic answered with something that is not a message."
-    return None if answer else "anthropic's answer holds no text."
+    return None if any(texts) else "anthropic's answer holds no text."
 
 
-def _answer(blocks: list[object]) -> str:
-    return _tool_input(blocks) or "".join(_texts(blocks))
+def _answer(blocks: list[object]) -> tuple[str, ...]:
+    tool_input = _tool_input(blocks)
+    return tuple(_texts(blocks)) if tool_input is None else (tool_input,)
 
 
 def _tool_input(blocks: list[object]) -> str | None:

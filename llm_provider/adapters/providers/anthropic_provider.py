@@ -66,10 +66,9 @@ class AnthropicProvider(SDKProvider[Anthropic]):
 
 
 def _body(call: ProviderCall, fitted: FittedCall) -> dict[str, object]:
-    room = min(DEFAULT_MAX_TOKENS, fitted.max_output_tokens or DEFAULT_MAX_TOKENS)
     body: dict[str, object] = {
         "model": call.model,
-        "max_tokens": room if fitted.max_tokens is None else fitted.max_tokens,
+        "max_tokens": _room(fitted),
         "messages": [{"role": "user", "content": call.prompt.user}],
         **_structure(fitted),
     }
@@ -78,6 +77,14 @@ def _body(call: ProviderCall, fitted: FittedCall) -> dict[str, object]:
     if fitted.temperature is not None:
         body["temperature"] = fitted.temperature
     return body
+
+
+def _room(fitted: FittedCall) -> int:
+    most = fitted.max_output_tokens or DEFAULT_MAX_TOKENS
+    if "max_tokens" in fitted.dropped:
+        # More than the model writes was asked for: it gets all that there is.
+        return most
+    return min(DEFAULT_MAX_TOKENS, most) if fitted.max_tokens is None else fitted.max_tokens
 
 
 def _structure(fitted: FittedCall) -> dict[str, object]:

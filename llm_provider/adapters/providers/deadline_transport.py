@@ -1,53 +1,36 @@
 """An HTTP transport with a total deadline, which neither httpx2 nor any vendor's SDK has.
 
-Their timeouts hold for one socket operation each, so a server that sends a byte now and then is waited for
-without end. Here every wait, from the pool to the last byte, is cut to what is left of the calling thread's
-deadline. Looking up a host's addresses is the one wait that the operating system alone limits.
+Here every wait, from the pool to the last byte, is cut to what is left of the calling thread's deadline. Looking up a
+host's addresses is the one wait that the operating system alone limits.
 """
 
+import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
 from typing import Any
 
 import httpcore2
 import httpx2
 
+from llm_provider.adapters.providers.bounded_response import bounded
+from llm_provider.adapters.providers.deadline import left_of
+
 CONNECT_TIMEOUT_SECONDS = 5.0
 # A socket's timeout begins anew with each part that it takes, so a request is written in pieces of this size.
 WRITE_CHUNK_BYTES = 16_384
-# What an error says beside its status is worth a moment, and no vendor's is longer.
-ERROR_BODY_SECONDS = 5.0
-ERROR_BODY_BYTES = 262_144
+# How soon a connection that was closed while nobody used it says so, and how often that may happen to one call.
+STALE_SECONDS = 1.0
+REJECTION_SECONDS = 0.5
+MAX_STALE_CONNECTIONS = 5
 
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
-_end: ContextVar[float | None] = ContextVar("deadline", default=None)
 
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Let every HTTP call that this thread makes inside end, within `seconds` in total; an outer one still holds."""
-    outer, end = _end.get(), time.monotonic() + seconds
-    token = _end.set(end if outer is None else min(outer, end))
-    try:
-        yield
-    finally:
-        _end.reset(token)
-
-
-def _left(timeout: float | None, expired: type[Exception]) -> float | None:
-    """Cut a timeout to what is left; raise `expired` when nothing is."""
-    end = _end.get()
-    if end is None:
-        return timeout
-    left = end - time.monotonic()
-    if left <= 0:
-        raise expired("The total deadline has passed.")
-    return left if timeout is None else min(timeout, left)
+class CallNotRead(httpcore2.ConnectError):
+    """The other end had closed the connection, which had been used before, and threw away what was sent."""
 
 
 class DeadlineTransport(httpx2.HTTPTransport):
@@ -62,45 +45,32 @@ class DeadlineTransport(httpx2.HTTPTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         timeouts = request.extensions.get("timeout", {})
-        pool = _left(timeouts.get("pool"), httpx2.PoolTimeout)
+        pool = left_of(timeouts.get("pool"), httpx2.PoolTimeout)
         request.extensions["timeout"] = {**timeouts, "pool": pool}
-        response = super().handle_request(request)
-        return response if response.is_success else _with_what_came(response)
+        return bounded(self._sent_over_a_live_connection(request))
+
+    def _sent_over_a_live_connection(self, request: httpx2.Request) -> httpx2.Response:
+        """Servers close what is idle, at times just when it is used again: such a call has reached nobody."""
+        for _ in range(MAX_STALE_CONNECTIONS):
+            try:
+                return super().handle_request(request)
+            except httpx2.ConnectError as error:
+                if not isinstance(error.__cause__, CallNotRead):
+                    raise
+        return super().handle_request(request)
 
 
 def http_client() -> httpx2.Client:
     """A client over that transport which follows no redirect and heeds no proxy: a key goes where it was meant to."""
-    return httpx2.Client(transport=DeadlineTransport(), trust_env=False, follow_redirects=False)
-
-
-def _with_what_came(response: httpx2.Response) -> httpx2.Response:
-    """The same error with as much of its body as came soon and can be read.
-
-    Its status says what it means. A body that trickles, breaks off, or is not what its headers say would cost us that.
-    """
-    body = bytearray()
-    try:
-        with deadline(ERROR_BODY_SECONDS):
-            for part in response.iter_raw():
-                body += part
-                if len(body) > ERROR_BODY_BYTES:
-                    break
-    except httpx2.TransportError:
-        pass
-    finally:
-        response.close()
-    headers = httpx2.Headers(response.headers)
-    for about_the_body in ("content-encoding", "content-length", "transfer-encoding"):
-        headers.pop(about_the_body, None)
-    text = _decompressed(bytes(body), response.headers.get("content-encoding")).decode(errors="replace")
-    return httpx2.Response(response.status_code, headers=headers, content=text.encode(), extensions=response.extensions)
-
-
-def _decompressed(body: bytes, encoding: str | None) -> bytes:
-    try:
-        return httpx2.Response(200, headers={"content-encoding": encoding or "identity"}, content=body).content
-    except httpx2.DecodingError:
-        return b""
+    return httpx2.Client(
+        transport=DeadlineTransport(),
+        trust_env=False,
+        follow_redirects=False,
+        # A verdict is small, and what is not compressed cannot grow.
+        headers={"accept-encoding": "identity"},
+        # Calls have nothing to do with one another.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+    )
 
 
 class _Backend(httpcore2.SyncBackend):
@@ -114,7 +84,7 @@ class _Backend(httpcore2.SyncBackend):
     ) -> httpcore2.NetworkStream:
         failure: Exception = httpcore2.ConnectError("The host has no address.")
         for address in _addresses(host, port):
-            left = _left(CONNECT_TIMEOUT_SECONDS, httpcore2.ConnectTimeout)
+            left = left_of(CONNECT_TIMEOUT_SECONDS, httpcore2.ConnectTimeout)
             try:
                 return _Stream(super().connect_tcp(address, port, left, local_address, socket_options))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
@@ -136,14 +106,32 @@ class _Stream(httpcore2.NetworkStream):
 
     def __init__(self, inner: httpcore2.NetworkStream) -> None:
         self._inner = inner
+        self._is_reused = False
+        self._is_answering = False
+        self._written_at = 0.0
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _left(timeout, httpcore2.ReadTimeout))
+        try:
+            data = self._inner.read(max_bytes, left_of(timeout, httpcore2.ReadTimeout))
+        except httpcore2.ReadError as error:
+            self._check_that_somebody_read(error)
+            raise
+        if data:
+            self._is_answering = True
+        else:
+            self._check_that_somebody_read()
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), WRITE_CHUNK_BYTES):
-            chunk = buffer[start : start + WRITE_CHUNK_BYTES]
-            self._inner.write(chunk, _left(timeout, httpcore2.WriteTimeout))
+        self._is_reused, self._is_answering = self._is_reused or self._is_answering, False
+        self._written_at = time.monotonic()
+        try:
+            for start in range(0, len(buffer), WRITE_CHUNK_BYTES):
+                chunk = buffer[start : start + WRITE_CHUNK_BYTES]
+                self._inner.write(chunk, left_of(timeout, httpcore2.WriteTimeout))
+        except httpcore2.WriteError as error:
+            self._check_that_somebody_read(error)
+            raise
 
     def close(self) -> None:
         self._inner.close()
@@ -151,8 +139,22 @@ class _Stream(httpcore2.NetworkStream):
     def start_tls(
         self, ssl_context: SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
-        left = _left(CONNECT_TIMEOUT_SECONDS, httpcore2.ConnectTimeout)
+        left = left_of(CONNECT_TIMEOUT_SECONDS, httpcore2.ConnectTimeout)
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, left))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
+
+    def _check_that_somebody_read(self, error: Exception | None = None) -> None:
+        """Raise CallNotRead when the end of a connection shows that the call on it was thrown away.
+
+        Whoever closes a connection answers what comes afterwards with a reset; whoever had read the call does not.
+        """
+        is_early = time.monotonic() - self._written_at < STALE_SECONDS
+        if self._is_reused and not self._is_answering and is_early and self._is_reset():
+            raise CallNotRead("The connection was closed while nobody used it.") from error
+
+    def _is_reset(self) -> bool:
+        resets = select.poll()
+        resets.register(self._inner.get_extra_info("socket"), 0)
+        return bool(resets.poll(REJECTION_SECONDS * 1000))

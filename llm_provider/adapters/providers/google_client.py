@@ -14,7 +14,7 @@ from llm_provider.internal_models import Prompt
 # instructions are among its features (https://ai.google.dev/gemini-api/docs/api-versions), and the SDK takes it, too.
 API_VERSION = "v1"
 
-_WITH_VERSION = re.compile(r"(?P<url>.*)/(?P<version>v\d+\w*)/?")
+_WITH_VERSION = re.compile(r"(?P<url>https?://[^/]+.*)/(?P<version>v\d+((alpha|beta)\d*)?)/?", re.IGNORECASE)
 
 
 class GoogleClient:

@@ -22,6 +22,11 @@ MONEY_MESSAGES = ("prepayment credits", "spending cap")
 MONEY_REASONS = frozenset({"BILLING_DISABLED"})
 KEY_REASON_PREFIX = "API_KEY_"
 
+# A prompt that does not fit, https://ai.google.dev/gemini-api/docs/tokens
+LENGTH_MESSAGE = "exceeds the maximum number of tokens"
+
+UNKNOWN_STATUS = 500
+
 # The account lacks something, such as billing in a country without a free tier; no other call would fare better.
 ACCOUNT_STATUS = "FAILED_PRECONDITION"
 
@@ -49,16 +54,27 @@ def translate(error: Exception) -> ProviderError:
 
 
 def _of_status(status: int, error: errors.APIError) -> ProviderError:
-    said = _object(_object(error.details).get("error"))
     if 200 <= status < 300:
         return _failure(InvalidAnswer, status)
+    return _of_told(status, _object(_object(error.details).get("error")), _headers(error))
+
+
+def of_told_error(told: Mapping[str, object]) -> ProviderError:
+    """The error that came with a 200 in place of an answer; its code is the status it would have had."""
+    code = told.get("code")
+    status = code if isinstance(code, int) and 400 <= code <= 599 else UNKNOWN_STATUS
+    return vendor_errors.in_place_of_an_answer(_of_told(status, told, {}))
+
+
+def _of_told(status: int, said: Mapping[str, object], headers: Mapping[str, str]) -> ProviderError:
     if status == 400 and _is_about_the_account(said):
         return _failure(AuthenticationFailed, status)
     return vendor_errors.of_status(
         LLMProviderType.GOOGLE,
         status,
-        _headers(error),
+        headers,
         is_about_money=_is_about_money(status, said),
+        refusal=vendor_errors.TOO_LONG if LENGTH_MESSAGE in str(said.get("message")) else None,
         retry_after=_retry_delay(said),
     )
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+from llm_provider.adapters.providers.google_errors import of_told_error
 from llm_provider.adapters.providers.replies import Reply, count
 from llm_provider.internal_models import TokenCounts
 
@@ -36,9 +37,6 @@ _FAILURES = frozenset(
         "UNEXPECTED_TOOL_CALL",
     }
 )
-# Gateways leave it out; whether the text is a whole answer, its JSON tells.
-_WHOLE = frozenset({"STOP", "FINISH_REASON_UNSPECIFIED", None})
-
 # https://ai.google.dev/api/generate-content#BlockReason
 _BLOCKS = frozenset({"BLOCKLIST", "IMAGE_SAFETY", "JAILBREAK", "MODEL_ARMOR", "OTHER", "PROHIBITED_CONTENT", "SAFETY"})
 
@@ -46,16 +44,21 @@ _BLOCKS = frozenset({"BLOCKLIST", "IMAGE_SAFETY", "JAILBREAK", "MODEL_ARMOR", "O
 def read_response(body: object) -> Reply:
     """Tell apart what it is; any of its parts may be missing or of another type."""
     try:
-        response = json.loads(
-            str(body or "").removeprefix("\ufeff"), object_hook=lambda fields: SimpleNamespace(**fields)
-        )
+        text = str(body or "").removeprefix("\ufeff")
+        response = json.loads(text, object_hook=lambda fields: SimpleNamespace(**fields))
+        told = json.loads(text)["error"] if hasattr(response, "error") else None
     except (ValueError, RecursionError):
-        return Reply(text="", problem="google answered with something that is not JSON.", counts=TokenCounts())
+        return Reply(texts=(), problem="google answered with something that is not JSON.", counts=TokenCounts())
     candidate = _first(getattr(response, "candidates", None))
-    text = "".join(_texts(candidate))
+    texts = tuple(_texts(candidate))
     # Whether it is whole is asked first: half a JSON object is text, too.
-    problem = _problem_of_prompt(response) if candidate is None else _problem_of_answer(candidate, text)
-    return Reply(text=text, problem=problem, counts=_counts(getattr(response, "usageMetadata", None)))
+    problem = _problem_of_prompt(response) if candidate is None else _problem_of_answer(candidate, any(texts))
+    return Reply(
+        texts=texts,
+        problem=problem,
+        counts=_counts(getattr(response, "usageMetadata", None)),
+        failure=of_told_error(told) if isinstance(told, dict) else None,
+    )
 
 
 def _texts(candidate: object) -> Iterator[str]:
@@ -74,18 +77,19 @@ def _problem_of_prompt(response: object) -> str:
     return f"google blocked the prompt before the model saw it ({_known(feedback, 'blockReason', _BLOCKS)})."
 
 
-def _problem_of_answer(candidate: object, text: str) -> str | None:
+def _problem_of_answer(candidate: object, has_text: bool) -> str | None:
     reason = _word(candidate, "finishReason")
-    if reason in _WHOLE:
-        return None if text else "google's answer holds no text."
     if reason == "MAX_TOKENS":
-        where = "The model's answer was cut off at" if text else "All of the answer was spent on thinking before"
+        where = "The model's answer was cut off at" if has_text else "All of the answer was spent on thinking before"
         return f"{where} the limit of tokens."
     if reason == "CONTINUATION":
         return "google broke the model's answer off, to be asked to go on."
     if reason in _REFUSALS:
         return f"The model refused to judge these essays ({reason})."
-    return f"The model ended without a whole answer ({_known(candidate, 'finishReason', _FAILURES)})."
+    if reason in _FAILURES:
+        return f"The model ended without a whole answer ({reason})."
+    # Gateways leave the reason out, and there will be others: whether the text is a whole answer, its JSON tells.
+    return None if has_text else "google's answer holds no text."
 
 
 def _known(holder: object, name: str, known: frozenset[str]) -> str:
@@ -96,7 +100,7 @@ def _known(holder: object, name: str, known: frozenset[str]) -> str:
 
 def _word(holder: object, name: str) -> str | None:
     value = getattr(holder, name, None)
-    return None if value is None else str(value)
+    return None if value is None else str(value).upper()
 
 
 def _first(candidates: object) -> object:
@@ -104,9 +108,12 @@ def _first(candidates: object) -> object:
 
 
 def _counts(usage: object) -> TokenCounts:
+    # Cached tokens are inside already; those of a tool's results are not.
+    prompt = count(usage, "promptTokenCount") + count(usage, "toolUsePromptTokenCount")
+    written = count(usage, "candidatesTokenCount") + count(usage, "thoughtsTokenCount")
     return TokenCounts(
-        # Cached tokens are inside already; those of a tool's results are not.
-        prompt=count(usage, "promptTokenCount") + count(usage, "toolUsePromptTokenCount"),
-        completion=count(usage, "candidatesTokenCount") + count(usage, "thoughtsTokenCount"),
+        prompt=prompt,
+        # Some gateways tell the total alone.
+        completion=written or max(0, count(usage, "totalTokenCount") - prompt),
         cache_read=count(usage, "cachedContentTokenCount"),
     )

@@ -10,10 +10,10 @@ from llm_provider.internal_models import TokenCounts
 def read_completion(provider: LLMProviderType, completion: object) -> Reply:
     """Tell apart what it is; it may be a str, a list or None, and any of its parts may be missing."""
     choice = _first_choice(completion)
-    text = _text(choice)
+    texts = _texts(choice)
     return Reply(
-        text=text or "",
-        problem=_problem(provider, choice, text),
+        texts=texts,
+        problem=_problem(provider, choice, any(texts)),
         counts=_counts(getattr(completion, "usage", None)),
         price_context=_price_context(completion),
         failure=_failure(provider, completion, choice),
@@ -26,17 +26,17 @@ def _first_choice(completion: object) -> object:
     return first
 
 
-def _text(choice: object) -> str | None:
+def _texts(choice: object) -> tuple[str, ...]:
     """The model's text, which some servers send in parts, those of its reasoning among them."""
     content = getattr(getattr(choice, "message", None), "content", None)
     if isinstance(content, str):
-        return content
+        return (content,)
     parts = content if isinstance(content, list) else []
     texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    return "".join(text for text in texts if isinstance(text, str)) or None
+    return tuple(text for text in texts if isinstance(text, str))
 
 
-def _problem(provider: LLMProviderType, choice: object, text: str | None) -> str | None:
+def _problem(provider: LLMProviderType, choice: object, has_text: bool) -> str | None:
     """Why there is no text to parse. Whether it is whole is asked first: half a JSON object is text, too."""
     finish_reason = getattr(choice, "finish_reason", None)
     if getattr(getattr(choice, "message", None), "refusal", None):
@@ -47,7 +47,7 @@ def _problem(provider: LLMProviderType, choice: object, text: str | None) -> str
         return "The model's answer was cut off at the limit of tokens."
     if choice is None:
         return f"{provider}'s answer holds no choice."
-    return f"{provider}'s answer holds no text." if text is None else None
+    return None if has_text else f"{provider}'s answer holds no text."
 
 
 def _failure(provider: LLMProviderType, completion: object, choice: object) -> ProviderError | None:
@@ -61,9 +61,13 @@ def _failure(provider: LLMProviderType, completion: object, choice: object) -> P
 
 def _counts(usage: object) -> TokenCounts:
     details = getattr(usage, "prompt_tokens_details", None)
+    prompt, written = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    thought = count(getattr(usage, "completion_tokens_details", None), "reasoning_tokens")
+    # Some servers count a model's thoughts beside what it wrote, and not as a part of it, as their total shows.
+    is_beside = count(usage, "total_tokens") == prompt + written + thought
     return TokenCounts(
-        prompt=count(usage, "prompt_tokens"),
-        completion=count(usage, "completion_tokens"),
+        prompt=prompt,
+        completion=written + thought if is_beside else written,
         cache_read=count(details, "cached_tokens"),
         cache_written=count(details, "cache_write_tokens"),
     )

@@ -43,6 +43,9 @@ UNSETTLED_CALLS = "openrouter_in_flight_budget"
 # https://openrouter.ai/docs/api_reference/errors-and-debugging
 OBJECTIONS = frozenset({"flagged_input", "patterns", "reasons"})
 OBJECTING_TYPES = frozenset({"content_policy_violation", "refusal"})
+OBJECTING_CODES = frozenset({"content_filter", "content_policy_violation", "invalid_prompt"})
+
+LENGTH_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 
 LONGEST_WAIT_SECONDS = 1e9
 UNKNOWN_STATUS = 502
@@ -69,21 +72,23 @@ def translate(provider: LLMProviderType, error: Exception) -> ProviderError:
 def of_told_error(provider: LLMProviderType, told: object) -> ProviderError:
     """The error that came with a 200 in place of an answer; its code is the status it would have had."""
     fields = _fields(told)
-    failure = _of_told(provider, _status(fields.get("code")), fields, {})
-    return type(failure)(
-        f"Instead of an answer came an error: {failure.message}",
-        retry_after_seconds=failure.retry_after_seconds,
-        details=failure.details,
-    )
+    return vendor_errors.in_place_of_an_answer(_of_told(provider, _status(fields.get("code")), fields, {}))
 
 
 def _of_told(
     provider: LLMProviderType, status: int, told: Mapping[Any, Any], headers: Mapping[str, str]
 ) -> ProviderError:
-    return vendor_errors.of_status(provider, status, headers, meaning=_meaning(told), retry_after=_wait(told))
+    return vendor_errors.of_status(
+        provider,
+        status,
+        headers,
+        meaning=_meaning(provider, status, told),
+        refusal=_refusal(told),
+        retry_after=_wait(told),
+    )
 
 
-def _meaning(told: Mapping[Any, Any]) -> type[ProviderError] | None:
+def _meaning(provider: LLMProviderType, status: int, told: Mapping[Any, Any]) -> type[ProviderError] | None:
     """What the vendor says beyond the status; None: no more than that."""
     metadata = _fields(told.get("metadata"))
     # As texts, because nobody checked what the vendor put there.
@@ -92,8 +97,23 @@ def _meaning(told: Mapping[Any, Any]) -> type[ProviderError] | None:
         return RateLimited
     if MONEY_CODES & {source, str(told.get("code")), str(told.get("type"))}:
         return QuotaExceeded
-    if OBJECTIONS & metadata.keys() or str(metadata.get("error_type")) in OBJECTING_TYPES:
+    if _is_objection(metadata):
         return CallRefused
+    if provider is LLMProviderType.OPENROUTER and status == 408:
+        # Here it is the host that was waited for, not the call: errors-and-debugging, as above.
+        return ProviderTimeout
+    return None
+
+
+def _is_objection(metadata: Mapping[Any, Any]) -> bool:
+    return bool(OBJECTIONS & metadata.keys()) or str(metadata.get("error_type")) in OBJECTING_TYPES
+
+
+def _refusal(told: Mapping[Any, Any]) -> str | None:
+    if str(told.get("code")) in LENGTH_CODES:
+        return vendor_errors.TOO_LONG
+    if str(told.get("code")) in OBJECTING_CODES or _is_objection(_fields(told.get("metadata"))):
+        return vendor_errors.BLOCKED
     return None
 
 

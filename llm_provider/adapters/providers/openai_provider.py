@@ -13,7 +13,7 @@ from llm_provider.adapters.providers.openai_errors import translate
 from llm_provider.adapters.providers.replies import Reply
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
 from llm_provider.errors import ProviderError
-from llm_provider.internal_models import ProviderCall
+from llm_provider.internal_models import Prompt, ProviderCall
 from llm_provider.model_manifest import FittedCall, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
 
@@ -59,12 +59,13 @@ def _body(call: ProviderCall, fitted: FittedCall) -> dict[str, object]:
     prompt_alone = fitted.structured_output is StructuredOutput.PROMPT
     return {
         "model": call.model,
-        "messages": [
-            {"role": "system", "content": call.prompt.system},
-            {"role": "user", "content": call.prompt.user},
-        ],
+        "messages": [*_system(call.prompt), {"role": "user", "content": call.prompt.user}],
         **_given({"response_format": None if prompt_alone else _RESPONSE_FORMAT, "temperature": fitted.temperature}),
     }
+
+
+def _system(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": "system", "content": prompt.system}] if prompt.system else []
 
 
 def _given(fields: Mapping[str, object]) -> dict[str, object]:

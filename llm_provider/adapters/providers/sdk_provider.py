@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.providers import vendor_errors
-from llm_provider.adapters.providers.deadline_transport import deadline
+from llm_provider.adapters.providers.deadline import deadline
 from llm_provider.adapters.providers.per_process import PerProcess
 from llm_provider.adapters.providers.replies import Reply, notes_on, to_answer
 from llm_provider.config import Settings
@@ -72,7 +72,10 @@ class SDKProvider(ABC, Generic[C]):
         return failure
 
     def _fit(self, call: ProviderCall, row: ModelRow | None) -> FittedCall:
-        return fit(call, row, reasoning_effort=self._settings.reasoning_effort)
+        effort = self._settings.reasoning_effort
+        if call.is_trial and row is not None and row.reasoning_efforts:
+            effort = row.reasoning_efforts[0]
+        return fit(call, row, reasoning_effort=effort)
 
     def close(self) -> None:
         client = self._client.discard()

@@ -6,6 +6,7 @@ the vendor that may quote them, and some cannot be unpickled.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from ssl import SSLCertVerificationError
 
 import httpx2
 
@@ -37,8 +38,12 @@ BY_STATUS: dict[int, type[ProviderError]] = {
     409: ProviderBusy,  # Two calls met at a lock of the vendor's.
     429: RateLimited,
     503: ProviderOverloaded,
-    504: ProviderTimeout,  # A gateway waited in vain; what is behind it may have done the work.
+    # A gateway waited in vain, or lost the connection; what is behind it may have done the work.
+    504: ProviderTimeout,
+    520: AnswerLost,
+    524: ProviderTimeout,
     529: ProviderOverloaded,
+    598: ProviderTimeout,
 }
 
 # The first that fits counts. A call that never connected cannot have been billed, so it is no ProviderTimeout.
@@ -46,6 +51,7 @@ BY_EXCEPTION: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
     (httpx2.ConnectTimeout, ProviderUnreachable),
     (httpx2.PoolTimeout, ProviderUnreachable),
     (httpx2.ConnectError, ProviderUnreachable),
+    (httpx2.WriteTimeout, ProviderUnreachable),  # Of half a call no answer can be made.
     (httpx2.TimeoutException, ProviderTimeout),
     (httpx2.LocalProtocolError, CallUnsendable),
     (httpx2.UnsupportedProtocol, CallUnsendable),
@@ -66,7 +72,7 @@ _MESSAGES: dict[type[ProviderError], str] = {
     CallUnsendable: "This call cannot be put into what {} is asked with.",
     InvalidAnswer: "{} answered with something that cannot be read.",
     KeyUnusable: "The configured key is none that {} can be asked with.",
-    NotSentInTime: "The time for this call to {} was over before there was a connection.",
+    NotSentInTime: "The time for this call to {} was over before it was sent.",
     ProviderBusy: "{} asks for this call once more.",
     ProviderError: "The call to {} failed for an unknown reason.",
     ProviderOverloaded: "{} cannot serve the call now.",
@@ -77,6 +83,14 @@ _MESSAGES: dict[type[ProviderError], str] = {
     RateLimited: "{} limits the rate of calls.",
 }
 
+# More than its class says of a refusal.
+BLOCKED = "{} blocked this prompt before the model saw it."
+TOO_LONG = "The prompt with both essays is longer than the model of {} takes."
+NO_SUCH_MODEL = "{} has no such model, or not for this key; or its base URL is wrong."
+_OF_REFUSED_STATUS = {404: NO_SUCH_MODEL, 413: TOO_LONG}
+
+NOT_TRUSTED = "The certificate of {} is not trusted here: an operator has to look at base URL and ca-certificates."
+
 
 def of_status(
     provider: LLMProviderType,
@@ -85,15 +99,28 @@ def of_status(
     *,
     is_about_money: bool = False,
     meaning: type[ProviderError] | None = None,
+    refusal: str | None = None,
     retry_after: float | None = None,
 ) -> ProviderError:
     """The error an HTTP status means, unless its body gave it a `meaning` of its own or said that it is about money.
 
-    `retry_after` seconds, where a body says it, win over the headers.
+    `refusal` is our sentence for what its body says of a call that is refused; `retry_after` seconds, where a body says
+    it, win over the headers.
     """
     failure = QuotaExceeded if is_about_money else meaning or _class_of_status(status)
+    words = (refusal or _OF_REFUSED_STATUS.get(status)) if failure is CallRefused else None
     wait = retry_after if retry_after is not None else retry_after_seconds(headers, now=datetime.now(UTC))
-    return failure(message(provider, failure), retry_after_seconds=wait, details={"http_status": status})
+    told = words.format(provider) if words else message(provider, failure)
+    return failure(told, retry_after_seconds=wait, details={"http_status": status})
+
+
+def in_place_of_an_answer(failure: ProviderError) -> ProviderError:
+    """The same error, told with the status of a success."""
+    return type(failure)(
+        f"Instead of an answer came an error: {failure.message}",
+        retry_after_seconds=failure.retry_after_seconds,
+        details=failure.details,
+    )
 
 
 def of_exception(
@@ -108,7 +135,16 @@ def of_exception(
     told = error.__cause__ if isinstance(error.__cause__, httpx2.HTTPError) else error
     known = (failure for cause, failure in (*also, *BY_EXCEPTION) if isinstance(told, cause))
     failure = next(known, ProviderError)
-    return failure(message(provider, failure), details={"exception": type(told).__name__})
+    words = NOT_TRUSTED.format(provider) if _is_about_trust(told) else message(provider, failure)
+    return failure(words, details={"exception": type(told).__name__})
+
+
+def _is_about_trust(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def message(provider: LLMProviderType, failure: type[ProviderError]) -> str:

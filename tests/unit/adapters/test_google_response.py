@@ -10,6 +10,7 @@ from llm_provider.adapters.pricing import price
 from llm_provider.adapters.providers.google_provider import GoogleProvider
 from llm_provider.adapters.providers.google_response import read_response
 from llm_provider.adapters.providers.replies import Reply
+from llm_provider.errors import ProviderError, ProviderOverloaded, ProviderServerError, QuotaExceeded, RateLimited
 from llm_provider.internal_models import TokenCounts
 from llm_provider.model_manifest import StructuredOutput, load_manifest
 
@@ -63,10 +64,39 @@ def test_every_other_reason_is_a_problem_that_is_named(reason: str) -> None:
 
 
 @pytest.mark.parametrize("reason", [SECRET, "", 7, ["SAFETY"], {"a": 1}, "stop"])
-def test_an_unknown_reason_is_a_problem_that_quotes_nothing(reason: object) -> None:
-    """It could be any text."""
-    problem = read_candidate({"text": "{}"}, reason=reason).problem
-    assert problem == f"The model ended without a whole answer ({UNKNOWN})."
+def test_with_an_unknown_reason_the_text_decides(reason: object) -> None:
+    """There will be others, and gateways have their own; it could be any text, and is not quoted."""
+    assert read_candidate({"text": "{}"}, reason=reason).problem is None
+    assert read_candidate({"text": ""}, reason=reason).problem == "google's answer holds no text."
+
+
+def test_a_reason_is_known_in_any_case() -> None:
+    """Some gateways write it small."""
+    assert "refused" in str(read_candidate({"text": "{}"}, reason="safety").problem)
+    assert "cut off" in str(read_candidate({"text": "{"}, reason="max_tokens").problem)
+
+
+@pytest.mark.parametrize(
+    ("told", "meaning"),
+    [
+        ({"code": 503, "message": SECRET, "status": "UNAVAILABLE"}, ProviderOverloaded),
+        (
+            {"code": 429, "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17s"}]},
+            RateLimited,
+        ),
+        ({"code": 402}, QuotaExceeded),
+        ({"code": SECRET}, ProviderServerError),
+        ({}, ProviderServerError),
+    ],
+)
+def test_an_error_in_place_of_an_answer_is_that_error(told: dict[str, object], meaning: type[ProviderError]) -> None:
+    """Though it came with the status of a success."""
+    failure = read(error=told).failure
+    assert type(failure) is meaning
+    assert str(failure).startswith("Instead of an answer came an error: ")
+    assert SECRET not in str(failure) + repr(vars(failure))
+    assert failure is not None
+    assert failure.retry_after_seconds == (17 if meaning is RateLimited else None)
 
 
 def test_an_answer_that_was_cut_off_is_told_from_none_at_all() -> None:
@@ -137,6 +167,9 @@ def test_the_counts_are_the_vendor_s() -> None:
     assert read(usageMetadata=usage).counts == expected
     assert read_candidate({"text": "x"}, reason="SAFETY").counts == TokenCounts()
     assert read(promptFeedback={}, usageMetadata=dict(reversed(usage.items()))).counts == expected
+    assert read(usageMetadata={"promptTokenCount": 5, "totalTokenCount": 8}).counts == TokenCounts(
+        prompt=5, completion=3
+    )
 
 
 @pytest.mark.parametrize("count", [None, "12", 1.5, True, -1, 10**30, [], {}])

@@ -121,6 +121,16 @@ def test_without_counts_the_tokens_are_zero(usage: object) -> None:
     assert answer.cost_usd == 0.0
 
 
+@pytest.mark.parametrize(("total", "written"), [(1900, 900), (1200, 200), (None, 200), (5000, 200)])
+def test_thoughts_that_are_counted_beside_the_answer_are_billed(total: int | None, written: int) -> None:
+    """As some servers do, which the total tells; as a part of the answer's, with the others."""
+    details = SimpleNamespace(reasoning_tokens=700)
+    usage = SimpleNamespace(
+        prompt_tokens=1000, completion_tokens=200, total_tokens=total, completion_tokens_details=details
+    )
+    assert answer_to(completion(usage=usage)).token_usage.completion_tokens == written
+
+
 def test_the_total_is_what_the_parts_add_up_to() -> None:
     """Whatever the server says about it; impossible counts are none."""
     usage = SimpleNamespace(prompt_tokens=10, completion_tokens=-3, total_tokens=99)

@@ -37,7 +37,7 @@ BY_STATUS = {
     403: AuthenticationFailed,
     404: CallRefused,
     405: CallRefused,
-    408: ProviderBusy,
+    408: ProviderTimeout,
     409: ProviderBusy,
     413: CallRefused,
     422: CallRefused,
@@ -49,7 +49,9 @@ BY_STATUS = {
     502: ProviderServerError,
     503: ProviderOverloaded,
     504: ProviderTimeout,
-    520: ProviderServerError,
+    520: AnswerLost,
+    521: ProviderServerError,
+    524: ProviderTimeout,
     529: ProviderOverloaded,
     599: ProviderServerError,
 }
@@ -118,6 +120,28 @@ def test_every_status_has_one_meaning(status: int, meaning: type[ProviderError])
     failure = meaning_of(status_error(status))
     assert type(failure) is meaning
     assert failure.details == {"http_status": status}
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "says"),
+    [
+        (400, {"code": "context_length_exceeded"}, "longer than the model"),
+        (400, {"code": "string_above_max_length"}, "longer than the model"),
+        (413, {}, "longer than the model"),
+        (400, {"code": "content_filter"}, "blocked this prompt"),
+        (400, {"code": "invalid_prompt"}, "blocked this prompt"),
+        (403, {"metadata": {"flagged_input": SECRET}}, "blocked this prompt"),
+        (404, {"code": "model_not_found"}, "no such model"),
+        (400, {"code": "of_next_year"}, "refuses this call"),
+        (401, {"code": "content_filter"}, "configured key"),
+        (500, {"code": "context_length_exceeded"}, "failed to serve"),
+    ],
+)
+def test_a_refusal_says_what_can_be_done_about_it(status: int, told: dict[str, Any], says: str) -> None:
+    """In our words, as far as the vendor tells them apart."""
+    failure = meaning_of(status_error(status, {"message": SECRET, **told}))
+    assert says in failure.message
+    assert SECRET not in failure.message
 
 
 @pytest.mark.parametrize("code", sorted(MONEY_CODES))

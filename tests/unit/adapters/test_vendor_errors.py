@@ -79,7 +79,7 @@ TRANSPORT = {
     "TransportError": AnswerLost,
     "UnsupportedProtocol": CallUnsendable,
     "WriteError": AnswerLost,
-    "WriteTimeout": ProviderTimeout,
+    "WriteTimeout": ProviderUnreachable,
 }
 
 

@@ -2,6 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.errors import AuthenticationFailed
 from tests.unit.api.service import Service, captured_logs
 
@@ -62,15 +63,21 @@ def test_a_provider_can_be_tried_out(service: Service) -> None:
 
 def test_a_provider_that_fails_its_trial_says_why(service: Service) -> None:
     """The question was answered, so it is a 200 that says no."""
-    service.provider.error = AuthenticationFailed("The provider does not accept the key.")
+    service.provider.error = AuthenticationFailed(
+        "The provider does not accept the key.", retry_after_seconds=17, details={"http_status": 401}
+    ).billed(TokenUsage(), 0.01)
     response = service.call("POST", "/api/v1/providers/openai/test")
 
     assert response.status_code == 200
     assert response.json == {
         "provider": "openai",
         "ok": False,
+        "model": "scripted-1",
         "error_code": "AUTHENTICATION_ERROR",
         "message": "The provider does not accept the key.",
+        "details": {"http_status": 401},
+        "retry_after_seconds": 17,
+        "cost_estimate": 0.01,
     }
 
 
