@@ -5,18 +5,33 @@ that run at the same time. Every operation is atomic, uses one clock for all pro
 AdmissionUnavailable when the others cannot be asked: then calls go on without.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
 from contracts.enums import LLMProviderType
 from llm_provider.internal_models import ComparisonTarget
 
-# Who waits for a place among the concurrent calls and is later than told by so much keeps nobody else waiting.
+# Who waits awake for a place among the concurrent calls and is later than told by so much keeps nobody else waiting.
 LATENESS_SECONDS = 0.5
 # Its place in the line is remembered for so long, all the same.
-PLACE_KEPT_SECONDS = 30.0
+TICKET_KEPT_SECONDS = 600.0
+# Who was called has its place kept for so long, as its message may take a while.
+OFFER_SECONDS = 5.0
+# Who is asleep looks again after so long, and a little longer for each who stands before it: a call may get lost.
+LOOK_AGAIN_SECONDS = 60.0
+LOOK_AGAIN_EACH_SECONDS = 0.05
+# How many are called in the first second after a provider without a limit answers again, and in any later one at most.
+FIRST_CALLED = 5
+MOST_CALLED = 500
+# What a vendor's first refusal (429) sets as the time between two calls to the model, what further ones may make of it,
+# how much less each call that it grants makes it, and from where on it is none.
+FIRST_SLOW_SECONDS = 0.5
+SLOWEST_SECONDS = 60.0
+FASTER = 0.95
+FASTEST_SECONDS = 0.01
+SLOW_KEPT_SECONDS = 600.0
 
 
 class Obstacle(StrEnum):
@@ -32,14 +47,19 @@ class Obstacle(StrEnum):
 class Admission:
     """Whether a call may be made: at once when there is no obstacle, else ask again after the wait.
 
-    `has_turn`: its turn under the rate limits is reserved; say so when asking again. `is_probe`: the breaker is
-    half-open, and this is the one call that finds out.
+    `has_turn`: its turn under the rate limits is reserved, `is_late`: and was missed, so that it stands in the line of
+    those; say so when asking again. `sleeps`: it will be called as soon as it may come, and looks again by itself only
+    should that get lost. `is_probe`: the breaker is half-open, and this is the one call that finds out. `called`:
+    others who may come now, whom whoever asked has to wake.
     """
 
     obstacle: Obstacle | None = None
     wait_seconds: float = 0.0
     has_turn: bool = False
+    is_late: bool = False
+    sleeps: bool = False
     is_probe: bool = False
+    called: tuple[str, ...] = ()
 
 
 class CallHealth(StrEnum):
@@ -54,6 +74,7 @@ class BreakerState(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+    UNKNOWN = "unknown"  # Nobody can be asked; calls go on.
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,17 @@ class BreakerView:
     @property
     def lets_all_through(self) -> bool:
         """Probing an open one is left to what is queued."""
-        return self.state is BreakerState.CLOSED
+        return self.state in {BreakerState.CLOSED, BreakerState.UNKNOWN}
+
+
+@dataclass(frozen=True)
+class ProviderLoad:
+    """How much goes on at a provider: calls that run or are about to, requests that wait to be called, and the models
+    that the vendor wants left alone, with the seconds until that ends."""
+
+    running: int = 0
+    waiting: int = 0
+    held_models: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,16 +114,25 @@ class AdmissionProtocol(Protocol):
     """Shared by all threads of a process, and with all other processes."""
 
     def ask(
-        self, target: ComparisonTarget, call_id: str, *, tokens: int, has_turn: bool, patience_seconds: float
+        self,
+        target: ComparisonTarget,
+        call_id: str,
+        *,
+        tokens: int,
+        patience_seconds: float,
+        has_turn: bool = False,
+        is_late: bool = False,
+        can_sleep: bool = False,
     ) -> Admission:
         """May this call be made? The breaker is asked first, then the rate limits, then the concurrent calls.
 
         `call_id` is the request's queue id: asking again with it is the same caller, who keeps its place, and who is
         admitted again while it holds one. `tokens` is an estimate; a call larger than the limit is made all the same,
         and those after it wait longer. Turns are given in the order of asking; one that would come later than
-        `patience_seconds` is not reserved. A turn is good until it is used, but waits like all others while the
-        vendor wants its model left alone. When admitted, the call holds its place among the concurrent ones, and a
-        probe the right to be the only one, until `settle`, or for a lease after its process died.
+        `patience_seconds` is not reserved. However many come late for their turns, no more pass than the limits allow.
+        Who `can_sleep` is called when its circuit closes or its place is free; the others come back by themselves. When
+        admitted, the call holds its place among the concurrent ones, and a probe the right to be the only one, until
+        `settle`, or for a lease after its process died.
         """
         ...
 
@@ -105,23 +145,37 @@ class AdmissionProtocol(Protocol):
         is_probe: bool = False,
         tokens_beyond_estimate: int = 0,
         hold_seconds: float = 0.0,
-    ) -> None:
-        """An admitted call is over; one that went on without admission may be told of, too.
+        turned_away: bool = False,
+    ) -> Sequence[str]:
+        """An admitted call is over; one that went on without admission may be told of, too. Who may come now is called.
 
         What it told counts unless the breaker has opened since it was admitted; then only a probe's result does.
         `tokens_beyond_estimate` may be negative. `hold_seconds`: the vendor asked that its model be left alone for so
-        long; two such wishes do not add up, the later end counts.
+        long; two such wishes do not add up, the later end counts. `turned_away`: by a limit of the vendor's (429);
+        its model is asked more slowly from then on, and faster again with each call that it grants.
         """
         ...
 
-    def leave(self, target: ComparisonTarget, call_id: str) -> None:
-        """A caller that was told to wait gives up its place in the line, and whatever else it holds but its turn."""
+    def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
+        """A caller that was told to wait gives up its place in the line, and whatever else it holds but its turn.
+
+        Who may come now is called.
+        """
         ...
 
-    def renew(self) -> None:
+    def forget(self, call_id: str) -> None:
+        """A call is over, or left, and nobody could be told: what it held is not renewed any more, and so lapses."""
+        ...
+
+    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
+        """Who is asleep and may come now; a place is kept for each for a moment. Asked every second by every worker."""
+        ...
+
+    def renew(self) -> Sequence[str]:
         """Keep what the admitted calls of this process hold; called every quarter of a lease.
 
-        A place that has lapsed in the meantime, since Redis or this process stood still, is taken again.
+        A place that has lapsed in the meantime, since Redis or this process stood still, is taken again. Who may come
+        now after all is called.
         """
         ...
 
@@ -129,8 +183,8 @@ class AdmissionProtocol(Protocol):
         """How this provider's breaker stands; asking changes nothing."""
         ...
 
-    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
-        """The models that their vendor wants left alone, and for how many seconds from now."""
+    def load(self, provider: LLMProviderType) -> ProviderLoad:
+        """How much goes on at this provider; asking changes nothing. Calls are counted where they are limited."""
         ...
 
     def release(self, provider: LLMProviderType) -> None:

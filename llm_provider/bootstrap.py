@@ -46,6 +46,7 @@ from llm_provider.protocols import (
     RealProvider,
     ResultStoreProtocol,
     TaskDispatcherProtocol,
+    WakerProtocol,
 )
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.publish_gate import PublishGate
@@ -54,6 +55,7 @@ from llm_provider.retries import RetrySchedule
 from llm_provider.sweeper import Sweeper
 from llm_provider.sync_threads import SyncThreads
 from llm_provider.tasks import ProcessComparison
+from llm_provider.waker import Nobody, Waker
 from llm_provider.worker import WorkerParts, WorkerRuntime, WorkerSignals
 
 # One line adds a vendor.
@@ -121,7 +123,7 @@ def build_operator(settings: Settings) -> OperatorParts:
     return OperatorParts(
         settings=settings,
         ledger=_ledger(settings, settings.worker_redis_timeout_seconds),
-        caller=_caller(settings),
+        caller=_caller(settings, Nobody()),
     )
 
 
@@ -157,9 +159,10 @@ def _shared(settings: Settings, app: Celery, timeout: float) -> Container:
     """What web and worker processes have in common."""
     container = Container()
     container.register(RequestPolicy, instance=_policy(settings))
-    container.register(ProviderCaller, instance=_caller(settings))
     _add(container, LedgerProtocol, lambda: _ledger(settings, timeout))
     _add(container, TaskDispatcherProtocol, lambda: CeleryTaskDispatcher(app))
+    container.register(WakerProtocol, Waker, scope=Scope.singleton)
+    _add(container, ProviderCaller, lambda: _caller(settings, container.resolve(WakerProtocol)))
     _add(container, ResultStoreProtocol, lambda: CeleryResultStore(app))
     return container
 
@@ -187,9 +190,9 @@ def _policy(settings: Settings) -> RequestPolicy:
     )
 
 
-def _caller(settings: Settings) -> ProviderCaller:
+def _caller(settings: Settings, waker: WakerProtocol) -> ProviderCaller:
     providers = [build(settings) for build in PROVIDERS]
-    gatekeeper = Gatekeeper(_admission(settings), settings.lease_seconds)
+    gatekeeper = Gatekeeper(_admission(settings), waker, settings.lease_seconds)
     return ProviderCaller({provider.name: provider for provider in providers}, gatekeeper, _call_policy(settings))
 
 
@@ -197,7 +200,9 @@ def _call_policy(settings: Settings) -> CallPolicy:
     return CallPolicy(
         timeout_seconds=settings.provider_timeout_seconds,
         retries=RetrySchedule(
-            waits=settings.provider_retry_seconds, resend_unanswered_calls=settings.resend_unanswered_calls
+            waits=settings.provider_retry_seconds,
+            refusals=settings.provider_refusals,
+            resend_unanswered_calls=settings.resend_unanswered_calls,
         ),
         repair_invalid_answers=settings.repair_invalid_answers,
         judged_after_seconds=settings.breaker_timeout_seconds,
@@ -247,6 +252,7 @@ def _sweeper(container: Container, settings: Settings) -> Sweeper:
         container.resolve(LedgerProtocol),
         container.resolve(TaskDispatcherProtocol),
         container.resolve(QueueProcessorImpl),
+        container.resolve(ProviderCaller),
         interval_seconds=settings.sweep_interval_seconds,
         batch=settings.sweep_batch,
         # What is begun later could end after its window, when somebody else tries as well.

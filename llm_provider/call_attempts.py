@@ -25,7 +25,6 @@ from llm_provider.errors import (
 )
 from llm_provider.gatekeeper import CallReport, Gatekeeper
 from llm_provider.internal_models import (
-    Bill,
     CallProgress,
     ComparisonTarget,
     ComparisonTexts,
@@ -45,8 +44,6 @@ SHORT_WAIT_SECONDS = 2.0
 # Vendors' rule of thumb for English, and what a verdict takes beside the prompt.
 CHARS_PER_TOKEN = 4
 ANSWER_TOKENS = 300
-# Who has waited in the thread for a place among the concurrent calls comes back after this.
-COME_BACK_SECONDS = 3.0
 
 
 class CallLater(Exception):
@@ -99,9 +96,10 @@ class CallAttempts:
         self._texts = texts
         self._end = time.monotonic() + seconds_left
         self._can_come_back = progress is not None
-        self._failures = progress.failures if progress else 0
-        self._has_turn = progress.has_turn if progress else False
-        self._bill = progress.bill if progress else Bill()
+        progress = progress or CallProgress()
+        self._failures, self._refusals = progress.failures, progress.turned_away
+        self._has_turn, self._is_late = progress.has_turn, progress.is_late
+        self._bill = progress.bill
         self._last_error: ProviderError | None = None
         self._sleep = sleep
         self._target = ComparisonTarget(provider=request.provider, model=request.model)
@@ -170,30 +168,36 @@ class CallAttempts:
         patience, waited = self._seconds_left() if self._can_come_back else SHORT_WAIT_SECONDS, 0.0
         while is_guarded(self._provider):
             admission = self._gate.ask(
-                self._target, self._request.queue_id, tokens=tokens, has_turn=self._has_turn, patience_seconds=patience
+                self._target,
+                self._request.queue_id,
+                tokens=tokens,
+                patience_seconds=patience,
+                has_turn=self._has_turn,
+                is_late=self._is_late,
+                can_sleep=self._can_come_back,
             )
-            self._has_turn = admission.has_turn
+            self._has_turn, self._is_late = admission.has_turn, admission.is_late
             if admission.obstacle is None:
                 return admission
+            if admission.sleeps:
+                raise CallLater(admission.wait_seconds, self._progress())
             # Many short waits in a row are a long one.
             waited += admission.wait_seconds
-            self._wait_for_admission(admission, waited)
+            self._wait_for_admission(admission, is_long=waited > SHORT_WAIT_SECONDS)
         return Admission()
 
-    def _wait_for_admission(self, admission: Admission, waited: float) -> None:
-        wait = max(admission.wait_seconds, COME_BACK_SECONDS) if waited > SHORT_WAIT_SECONDS else admission.wait_seconds
+    def _wait_for_admission(self, admission: Admission, *, is_long: bool) -> None:
+        why = _not_admitted(self._target, admission)
         try:
-            self._pause(wait, self._last_error or _not_admitted(self._target, admission))
-        except ComparisonError as error:
-            if isinstance(error, NotAdmitted) and not self._can_come_back:
-                # It will be queued, and goes on with its turn, and from its place in the line.
-                error.has_turn = self._has_turn
-            else:
-                self._gate.leave(self._target, self._request.queue_id)
+            self._pause(admission.wait_seconds, self._last_error or why, is_long=is_long)
+        except ComparisonError:
+            # Should it be queued, it goes on with its turn.
+            why.has_turn, why.is_late = self._has_turn, self._is_late
+            self._gate.leave(self._target, self._request.queue_id)
             raise
 
     def _settle(self, admission: Admission, report: CallReport) -> None:
-        self._has_turn = False
+        self._has_turn = self._is_late = False
         if is_guarded(self._provider):
             self._gate.settle(self._target, self._request.queue_id, admission, report)
 
@@ -201,8 +205,11 @@ class CallAttempts:
         counted = error.token_usage.total_tokens
         is_unused = not error.was_sent or isinstance(error, RateLimited)
         beyond = counted - tokens if counted or is_unused else 0
-        hold = (error.retry_after_seconds or 0.0) if isinstance(error, RateLimited) else 0.0
-        return CallReport(self._health(error, allowed), beyond, min(hold, self._policy.longest_hold_seconds))
+        turned_away = isinstance(error, RateLimited)
+        hold = (error.retry_after_seconds or 0.0) if turned_away else 0.0
+        return CallReport(
+            self._health(error, allowed), beyond, min(hold, self._policy.longest_hold_seconds), turned_away
+        )
 
     def _health(self, error: ProviderError, allowed: float) -> CallHealth:
         if isinstance(error, ProviderTimeout) and allowed < self._enough_seconds:
@@ -218,30 +225,44 @@ class CallAttempts:
 
     def _wait_after(self, error: ProviderError) -> float:
         """Seconds until the call is made again; raises the error when it is not."""
-        self._failures += 1
-        wait = None
-        if is_guarded(self._provider):
-            wait = self._policy.retries.wait_after(error, failures=self._failures)
+        wait = self._scheduled(error) if is_guarded(self._provider) else None
         if wait is None:
             raise error
         log.info(
             "provider_call_failed",
             error_code=str(error.error_code),
             failures=self._failures,
+            turned_away=self._refusals,
             next_in_seconds=round(wait, 1),
         )
         return wait
 
-    def _pause(self, wait: float, why: ComparisonError) -> None:
+    def _scheduled(self, error: ProviderError) -> float | None:
+        if isinstance(error, RateLimited):
+            self._refusals += 1
+            return self._policy.retries.wait_after_refusal(error, refusals=self._refusals)
+        self._failures += 1
+        return self._policy.retries.wait_after(error, failures=self._failures)
+
+    def _pause(self, wait: float, why: ComparisonError, *, is_long: bool = False) -> None:
         """Wait here, or come back later; raises `why` when neither is possible within the time left."""
         if wait >= self._seconds_left():
             raise why
-        if wait <= SHORT_WAIT_SECONDS:
+        if wait <= SHORT_WAIT_SECONDS and not is_long:
             self._sleep(wait)
         elif self._can_come_back:
-            raise CallLater(wait, CallProgress(failures=self._failures, has_turn=self._has_turn, bill=self._bill))
+            raise CallLater(wait, self._progress())
         else:
             raise why
+
+    def _progress(self) -> CallProgress:
+        return CallProgress(
+            failures=self._failures,
+            turned_away=self._refusals,
+            has_turn=self._has_turn,
+            is_late=self._is_late,
+            bill=self._bill,
+        )
 
     def _seconds_left(self) -> float:
         """Until the request's deadline; raises RequestExpired when nothing is left."""
@@ -286,7 +307,7 @@ def _not_admitted(target: ComparisonTarget, admission: Admission) -> NotAdmitted
         case Obstacle.CIRCUIT_OPEN:
             return CircuitOpen(f"{target.provider} fails, and is left alone for now.", retry_after_seconds=wait)
         case Obstacle.VENDOR_HOLD:
-            return HeldBack(f"{target.provider} wants its model left alone for now.", retry_after_seconds=wait)
+            return HeldBack(f"{target.provider} limits the calls to its model for now.", retry_after_seconds=wait)
         case Obstacle.CONCURRENCY:
             limit = f"calls to {target.provider} at the same time"
         case _:

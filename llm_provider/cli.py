@@ -77,7 +77,7 @@ def _provider_row(parts: OperatorParts, provider: LLMProviderProtocol, redis_ans
         provider.name,
         "yes" if provider.is_configured() else "no",
         _circuit(parts.caller.breaker(provider)) if redis_answers else "unknown",
-        _held(parts.caller.held_models(provider)) if redis_answers else "unknown",
+        _held(parts.caller.load(provider).held_models) if redis_answers else "unknown",
         provider.default_model,
         _limits(parts.settings.vendor(provider.name)),
         base_url(parts.settings, provider.name) or "-",

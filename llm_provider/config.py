@@ -272,6 +272,9 @@ class Settings(BaseSettings):
         (0.5, 1.5, 5.0, 15.0),
         description="Waits before a failed call is made again, one a call; a vendor's Retry-After prolongs them.",
     )
+    provider_refusals: Annotated[int, Field(ge=0)] = Field(
+        20, description="How often a limit of the vendor's (429) may turn a request away, beside those waits."
+    )
     resend_unanswered_calls: bool = Field(
         False,
         description="Whether a call whose answer came late or not whole is made again: it may be billed twice.",

@@ -274,8 +274,9 @@ class NotAdmitted(ComparisonError):
 
     http_status = 503
     is_retryable = True
-    # Whether a turn under the rate limits is reserved all the same, to be used when the request is queued.
+    # Whether a turn under the rate limits is reserved all the same, to be used when the request is queued; and missed.
     has_turn: bool = False
+    is_late: bool = False
 
 
 class CircuitOpen(NotAdmitted):
@@ -285,7 +286,7 @@ class CircuitOpen(NotAdmitted):
 
 
 class HeldBack(NotAdmitted):
-    """The vendor asked that the model be left alone for a while (a 429 with Retry-After)."""
+    """The vendor asked that the model be left alone for a while, or be asked more slowly (429)."""
 
     error_code = ErrorCode.RATE_LIMIT
 

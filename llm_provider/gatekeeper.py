@@ -2,17 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from contracts.enums import LLMProviderType
-from llm_provider.admission import Admission, AdmissionProtocol, BreakerView, CallHealth
+from llm_provider.admission import Admission, AdmissionProtocol, BreakerState, BreakerView, CallHealth, ProviderLoad
 from llm_provider.background import PeriodicThread
 from llm_provider.errors import AdmissionUnavailable
 from llm_provider.internal_models import ComparisonTarget
+from llm_provider.protocols import WakerProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -28,15 +29,22 @@ class CallReport:
     tokens_beyond_estimate: int = 0
     # How long the vendor asks that its model be left alone.
     hold_seconds: float = 0.0
+    # Whether a limit of the vendor's turned it away.
+    turned_away: bool = False
 
 
 class Gatekeeper:
     """Shared by all threads of a process; nothing here raises, and nothing starts before the first call."""
 
     def __init__(
-        self, admission: AdmissionProtocol, lease_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        admission: AdmissionProtocol,
+        waker: WakerProtocol,
+        lease_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._admission = admission
+        self._waker = waker
         self._clock = clock
         self._blind_until = 0.0
         self._starting = threading.Lock()
@@ -44,16 +52,32 @@ class Gatekeeper:
         self._is_started = False
 
     def ask(
-        self, target: ComparisonTarget, call_id: str, *, tokens: int, has_turn: bool, patience_seconds: float
+        self,
+        target: ComparisonTarget,
+        call_id: str,
+        *,
+        tokens: int,
+        patience_seconds: float,
+        has_turn: bool,
+        is_late: bool,
+        can_sleep: bool,
     ) -> Admission:
         """AdmissionProtocol.ask; everything is admitted while nobody can be asked."""
         self._start()
+        admission = Admission(has_turn=has_turn, is_late=is_late)
         with self._unless_blind() as may_ask:
             if may_ask:
-                return self._admission.ask(
-                    target, call_id, tokens=tokens, has_turn=has_turn, patience_seconds=patience_seconds
+                admission = self._admission.ask(
+                    target,
+                    call_id,
+                    tokens=tokens,
+                    patience_seconds=patience_seconds,
+                    has_turn=has_turn,
+                    is_late=is_late,
+                    can_sleep=can_sleep,
                 )
-        return Admission(has_turn=has_turn)
+        self._waker.wake(admission.called)
+        return admission
 
     def settle(
         self,
@@ -63,36 +87,53 @@ class Gatekeeper:
         report: CallReport,
     ) -> None:
         """AdmissionProtocol.settle; what cannot be told lapses by itself."""
+        called: Sequence[str] = ()
         with self._unless_blind() as may_ask:
             if may_ask:
-                self._admission.settle(
+                called = self._admission.settle(
                     target,
                     call_id,
                     health=report.health,
                     is_probe=admission.is_probe,
                     tokens_beyond_estimate=report.tokens_beyond_estimate,
                     hold_seconds=report.hold_seconds,
+                    turned_away=report.turned_away,
                 )
+            else:
+                self._admission.forget(call_id)
+        self._waker.wake(called)
 
     def leave(self, target: ComparisonTarget, call_id: str) -> None:
         """AdmissionProtocol.leave."""
+        called: Sequence[str] = ()
         with self._unless_blind() as may_ask:
             if may_ask:
-                self._admission.leave(target, call_id)
+                called = self._admission.leave(target, call_id)
+            else:
+                self._admission.forget(call_id)
+        self._waker.wake(called)
+
+    def call_next(self, provider: LLMProviderType) -> None:
+        """Wake who is asleep and may come now, after a circuit has closed or a place has lapsed."""
+        called: Sequence[str] = ()
+        with self._unless_blind() as may_ask:
+            if may_ask:
+                called = self._admission.call_next(provider)
+        self._waker.wake(called)
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
-        """The provider's breaker; closed while nobody can be asked."""
+        """The provider's breaker; unknown while nobody can be asked."""
         with self._unless_blind() as may_ask:
             if may_ask:
                 return self._admission.breaker(provider)
-        return BreakerView()
+        return BreakerView(BreakerState.UNKNOWN)
 
-    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
-        """AdmissionProtocol.held_models; none while nobody can be asked."""
+    def load(self, provider: LLMProviderType) -> ProviderLoad:
+        """AdmissionProtocol.load; nothing while nobody can be asked."""
         with self._unless_blind() as may_ask:
             if may_ask:
-                return self._admission.held_models(provider)
-        return {}
+                return self._admission.load(provider)
+        return ProviderLoad()
 
     def release(self, provider: LLMProviderType) -> bool:
         """AdmissionProtocol.release; False when nobody could be told."""
@@ -113,8 +154,10 @@ class Gatekeeper:
         try:
             yield True
         except AdmissionUnavailable as error:
+            # Of many threads that wait for the same outage one tells of it.
+            if self._clock() >= self._blind_until:
+                log.warning("calls_go_on_without_limits", reason=error.message)
             self._blind_until = self._clock() + BLIND_SECONDS
-            log.warning("calls_go_on_without_limits", reason=error.message)
 
     def _start(self) -> None:
         """Lazily, since a web process forks after it was built."""
@@ -126,7 +169,9 @@ class Gatekeeper:
                 self._is_started = True
 
     def _renew(self) -> bool:
+        called: Sequence[str] = ()
         with self._unless_blind() as may_ask:
             if may_ask:
-                self._admission.renew()
+                called = self._admission.renew()
+        self._waker.wake(called)
         return False

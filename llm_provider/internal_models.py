@@ -78,10 +78,12 @@ class CallProgress(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    # Calls that have failed so far.
+    # Calls that have failed so far, but for those that a limit of the vendor's turned away, which are counted apart.
     failures: Annotated[int, Field(ge=0)] = 0
-    # Whether its turn under the rate limits has been reserved, so that it goes on without asking again.
+    turned_away: Annotated[int, Field(ge=0)] = 0
+    # Whether its turn under the rate limits has been reserved, so that it goes on without asking again; and missed.
     has_turn: bool = False
+    is_late: bool = False
     # What those calls cost: a part of what the answer costs in the end.
     bill: Bill = Bill()
 

@@ -104,6 +104,8 @@ class RequestView:
     decided_per_minute: float
     expires_at: datetime | None
     outcome: Outcome | None
+    # Whether it waits for its turn with the provider, or for its next try, in nobody's hands.
+    is_suspended: bool = False
 
     @property
     def estimated_wait_minutes(self) -> int | None:
@@ -197,6 +199,7 @@ class StoredRequest:
             decided_per_minute=decided_per_minute,
             expires_at=self._expires_at(timing),
             outcome=self.outcome,
+            is_suspended=self.state is RecordState.SUSPENDED,
         )
 
     @property
@@ -291,6 +294,14 @@ class LedgerProtocol(Protocol):
         it. False when the lease was not the holder's any more.
 
         Its next claim answers with `progress`.
+        """
+        ...
+
+    def wake(self, queue_ids: Sequence[str]) -> list[str]:
+        """End the waits of these requests now; whose message is to be sent is answered, those that were suspended.
+
+        One that is about to be suspended will not wait. A message that gets lost is sent again by a sweeper, as after
+        any wait.
         """
         ...
 

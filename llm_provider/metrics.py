@@ -4,13 +4,14 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from llm_provider.admission import BreakerState, BreakerView, ProviderLoad
 from llm_provider.errors import LedgerUnavailable
 from llm_provider.ledger import LedgerProtocol
 
@@ -47,6 +48,30 @@ def _remove_in_its_maker(directory: str, maker: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+# A provider that is configured here, with how its circuit stands and how much goes on there.
+ProviderState = tuple[str, BreakerView, ProviderLoad]
+
+
+class ProviderCollector(Collector):
+    """The providers as admission control sees them for all processes; nothing while it cannot be asked."""
+
+    def __init__(self, providers: Sequence[ProviderState]) -> None:
+        self._providers = [state for state in providers if state[1].state is not BreakerState.UNKNOWN]
+
+    def collect(self) -> Iterable[Metric]:
+        of_provider = ["provider"]
+        closed = GaugeMetricFamily("llm_provider_circuit_closed", "Whether calls are made.", labels=of_provider)
+        running = GaugeMetricFamily("llm_provider_calls_running", "Limited calls that run.", labels=of_provider)
+        waiting = GaugeMetricFamily("llm_provider_calls_waiting", "Requests to be called.", labels=of_provider)
+        held = GaugeMetricFamily("llm_provider_models_held", "Models their vendor holds back.", labels=of_provider)
+        for name, breaker, load in self._providers:
+            closed.add_metric([name], float(breaker.lets_all_through))
+            running.add_metric([name], load.running)
+            waiting.add_metric([name], load.waiting)
+            held.add_metric([name], len(load.held_models))
+        return (closed, running, waiting, held)
+
+
 class LedgerCollector(Collector):
     """The ledger's figures, asked when they are scraped: exact, whichever process did the work."""
 
@@ -67,8 +92,8 @@ class LedgerCollector(Collector):
             yield CounterMetricFamily(f"llm_provider_requests_{name}", meaning, figures.totals.get(name, 0))
 
 
-def render(ledger: LedgerProtocol) -> bytes:
-    """The text that Prometheus scrapes: all web processes together, and the ledger."""
+def render(ledger: LedgerProtocol, providers: Sequence[ProviderState] = ()) -> bytes:
+    """The text that Prometheus scrapes: all web processes together, the ledger, and the providers."""
     registry = CollectorRegistry()
     if _SHARED_DIRECTORY in os.environ:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -76,4 +101,5 @@ def render(ledger: LedgerProtocol) -> bytes:
         registry.register(HTTP_REQUESTS)
         registry.register(HTTP_SECONDS)
     registry.register(LedgerCollector(ledger))
+    registry.register(ProviderCollector(providers))
     return generate_latest(registry)

@@ -121,7 +121,7 @@ class LLMOrchestratorImpl:
             try:
                 return build_response(stored, self._caller.compare(stored, texts, stored.deadline_seconds))
             except NotAdmitted as late:
-                return CallProgress(has_turn=late.has_turn)
+                return CallProgress(has_turn=late.has_turn, is_late=late.is_late)
 
     def _queue_request(
         self, queued: QueuedRequest, texts: ComparisonTexts, progress: CallProgress, *, seconds_spent: float

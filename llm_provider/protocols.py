@@ -99,6 +99,22 @@ class TaskDispatcherProtocol(Protocol):
         ...
 
 
+class WakerProtocol(Protocol):
+    """Brings requests that sleep until they are called to a worker."""
+
+    def wake(self, queue_ids: Sequence[str]) -> None:
+        """Never raises: who is not reached looks again by itself after a while."""
+        ...
+
+
+class CallersProtocol(Protocol):
+    """What the sweeper asks on behalf of the requests that sleep until they are called."""
+
+    def wake_next(self) -> None:
+        """Wake those who may come now. Never raises."""
+        ...
+
+
 class LeaseKeeperProtocol(Protocol):
     """Keeps the leases of this process alive while their work goes on."""
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from contracts.enums import LLMProviderType
-from llm_provider.admission import BreakerView
+from llm_provider.admission import BreakerView, ProviderLoad
 from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since
 from llm_provider.errors import ProviderMissing, ProviderNotConfigured
 from llm_provider.gatekeeper import Gatekeeper
@@ -60,9 +60,15 @@ class ProviderCaller:
         """The provider's circuit breaker; the mock's is always closed."""
         return self._gatekeeper.breaker(provider.name) if is_guarded(provider) else BreakerView()
 
-    def held_models(self, provider: LLMProviderProtocol) -> Mapping[str, float]:
-        """The models that their vendor wants left alone, and for how many seconds from now."""
-        return self._gatekeeper.held_models(provider.name) if is_guarded(provider) else {}
+    def load(self, provider: LLMProviderProtocol) -> ProviderLoad:
+        """How much goes on at the provider; nobody counts the mock's calls."""
+        return self._gatekeeper.load(provider.name) if is_guarded(provider) else ProviderLoad()
+
+    def wake_next(self) -> None:
+        """CallersProtocol: of each provider that is configured here."""
+        for provider in self._providers.values():
+            if is_guarded(provider) and provider.is_configured():
+                self._gatekeeper.call_next(provider.name)
 
     def release(self, provider: LLMProviderType) -> bool:
         """Close the provider's circuit and end what its vendor asked for; False when Redis does not answer."""

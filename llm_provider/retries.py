@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from llm_provider.errors import ProviderError
+from llm_provider.errors import ProviderError, RateLimited
 
 # Callers that failed together shall not come back together.
 JITTER = 0.2
@@ -15,17 +15,31 @@ class RetrySchedule:
     """Waits in seconds, one for each call that may be made again; config.py says what each setting is for."""
 
     waits: Sequence[float]
+    # How often a limit of the vendor's may turn a request away.
+    refusals: int = 20
     resend_unanswered_calls: bool = False
     random: Callable[[], float] = field(default=random.random, repr=False)
 
     def wait_after(self, error: ProviderError, *, failures: int) -> float | None:
-        """Seconds until the next call, after the error of call number `failures`; None when there is none."""
+        """Seconds until the next call, after failure number `failures`; None when there is none."""
         if not self._may_repeat(error) or failures > len(self.waits):
             return None
+        return self._wait(error, self.waits[failures - 1])
+
+    def wait_after_refusal(self, error: RateLimited, *, refusals: int) -> float | None:
+        """Likewise after a limit of the vendor's has turned it away so often: that is no failure, and uses up no try.
+
+        The schedule's last wait repeats.
+        """
+        if not self._may_repeat(error) or refusals > self.refusals:
+            return None
+        return self._wait(error, self.waits[min(refusals, len(self.waits)) - 1] if self.waits else 0.0)
+
+    def _wait(self, error: ProviderError, scheduled: float) -> float:
         spread = 1 + JITTER * (2 * self.random() - 1)
         # Never earlier than the vendor asks, and not all at the first moment it allows.
         asked = (error.retry_after_seconds or 0.0) * (1 + JITTER * self.random() / 2)
-        return max(asked, self.waits[failures - 1] * spread)
+        return max(asked, scheduled * spread)
 
     def _may_repeat(self, error: ProviderError) -> bool:
         # What the vendor has counted or charged, it bills.

@@ -7,7 +7,7 @@ from llm_provider.courier import Courier
 from llm_provider.errors import ServiceError
 from llm_provider.ledger import Action, Due, LedgerProtocol
 from llm_provider.logs import log_defect
-from llm_provider.protocols import OutcomeDelivererProtocol, TaskDispatcherProtocol
+from llm_provider.protocols import CallersProtocol, OutcomeDelivererProtocol, TaskDispatcherProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +26,7 @@ class Sweeper:
         ledger: LedgerProtocol,
         dispatcher: TaskDispatcherProtocol,
         deliverer: OutcomeDelivererProtocol,
+        callers: CallersProtocol,
         *,
         interval_seconds: float,
         batch: int,
@@ -34,6 +35,7 @@ class Sweeper:
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._deliverer = deliverer
+        self._callers = callers
         self._batch = batch
         self.courier = Courier(deliverer, patience_seconds=patience_seconds)
         self._thread = PeriodicThread("sweeper", self.sweep, interval_seconds)
@@ -54,6 +56,7 @@ class Sweeper:
         for item in due:
             if item.action is Action.DISPATCH:
                 self._dispatch(item)
+        self._callers.wake_next()
         return len(due) >= self._batch and self.courier.is_free()
 
     def _worth_trying(self, due: list[Due]) -> list[Due]:

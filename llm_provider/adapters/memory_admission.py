@@ -3,20 +3,30 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from contracts.enums import LLMProviderType
 from llm_provider.admission import (
+    FASTER,
+    FASTEST_SECONDS,
+    FIRST_CALLED,
+    FIRST_SLOW_SECONDS,
     LATENESS_SECONDS,
-    PLACE_KEPT_SECONDS,
+    LOOK_AGAIN_EACH_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    MOST_CALLED,
+    OFFER_SECONDS,
+    SLOWEST_SECONDS,
+    TICKET_KEPT_SECONDS,
     Admission,
     BreakerPolicy,
     BreakerState,
     BreakerView,
     CallHealth,
     Obstacle,
+    ProviderLoad,
 )
 from llm_provider.config import VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -33,23 +43,37 @@ class _Breaker:
     # Counts the openings, so that results from before one can be told.
     epoch: int = 0
 
+    def is_half_open(self, now: float) -> bool:
+        return self.until is not None and self.until <= now
+
+    def is_probed(self, now: float) -> bool:
+        return self.probe != "" and self.probe_until > now
+
 
 @dataclass
 class _Pace:
     """What a model's calls have taken: when it will have flowed back, by account; until when it is left alone."""
 
-    back: dict[str, float] = field(default_factory=dict)
+    taken: dict[str, float] = field(default_factory=dict)
     hold: float = 0.0
+    # Seconds between two calls that the vendor's refusals taught.
+    slow: float = 0.0
+    slow_since: float = float("-inf")
 
 
 @dataclass
 class _Account:
-    """Of requests or of tokens: a second's worth may be taken at once, and one request always."""
+    """Of requests or of tokens: a second's worth may be taken at once, of what was learned a tenth, one request always.
+
+    Each has three times: when all turns will have come, when what was really called will have flowed back, and when all
+    who were late will have had another turn.
+    """
 
     name: str
-    per_minute: int
+    per_minute: float
     pace: _Pace
     now: float
+    is_learned: bool = False
 
     @property
     def interval(self) -> float:
@@ -57,51 +81,79 @@ class _Account:
 
     @property
     def burst(self) -> float:
-        return max(1.0, self.per_minute / 60)
+        return max(1.0, self.per_minute / (600 if self.is_learned else 60))
 
-    @property
-    def back(self) -> float:
-        return max(self.now, self.pace.back.get(self.name, 0.0))
+    def at(self, which: str) -> float:
+        return max(self.now, self.pace.taken.get(f"{self.name} {which}", 0.0))
 
-    def wait(self, cost: float) -> float:
+    def wait(self, which: str, cost: float) -> float:
         """Who takes more than the account ever holds waits until it is full, and leaves it in debt."""
-        return self.back - self.now - (self.burst - min(cost, self.burst)) * self.interval
+        return self.at(which) - self.now - (self.burst - min(cost, self.burst)) * self.interval
 
-    def take(self, cost: float) -> None:
-        self.pace.back[self.name] = self.back + cost * self.interval
+    def take(self, which: str, cost: float) -> None:
+        self.pace.taken[f"{self.name} {which}"] = self.at(which) + cost * self.interval
 
     def hold(self, until: float) -> None:
         """The next turn comes then, and those behind it at the pace of the limit."""
-        self.pace.back[self.name] = max(self.back, until + (self.burst - 1) * self.interval)
+        for which in ("turns", "passed"):
+            first = until + (self.burst - 1) * self.interval
+            self.pace.taken[f"{self.name} {which}"] = max(self.at(which), first)
 
 
 @dataclass
-class _Ticket:
-    """When a call first asked for a slot, and when it is to be back."""
+class _Waiting:
+    """In the line by when it first asked; asleep until it is called, or awake and expected back."""
 
     asked: int
-    back: float
+    until: float
+    is_asleep: bool
 
 
 @dataclass
-class _Slots:
+class _Line:
+    """A provider's calls that run, and who waits."""
+
     leases: dict[str, float] = field(default_factory=dict)
-    line: dict[str, _Ticket] = field(default_factory=dict)
-    tickets: int = 0
+    waiting: dict[str, _Waiting] = field(default_factory=dict)
+    tickets: dict[str, tuple[int, float]] = field(default_factory=dict)
+    given: int = 0
+    # Of the second in which some were called last: which it was, how many might be, and how many still may.
+    flow: tuple[int, int, int] | None = None
 
-    def forget(self, now: float) -> None:
+    def forget_absent(self, now: float) -> None:
         self.leases = {call: end for call, end in self.leases.items() if end > now}
-        self.line = {call: t for call, t in self.line.items() if t.back + PLACE_KEPT_SECONDS > now}
+        self.waiting = {call: w for call, w in self.waiting.items() if w.until > now}
+        self.tickets = {call: t for call, t in self.tickets.items() if t[1] > now}
 
-    def before(self, ticket: _Ticket, now: float) -> int:
+    def ticket(self, call_id: str) -> int:
+        return self.tickets[call_id][0] if call_id in self.tickets else self.given + 1
+
+    def stand(self, call_id: str, now: float, until: float, *, is_asleep: bool) -> None:
+        mine = self.ticket(call_id)
+        self.given = max(self.given, mine)
+        self.tickets[call_id] = (mine, now + TICKET_KEPT_SECONDS)
+        self.waiting[call_id] = _Waiting(mine, until, is_asleep)
+
+    def before(self, call_id: str) -> int:
         """How many of those who are there have asked earlier."""
-        return sum(t.asked < ticket.asked and t.back + LATENESS_SECONDS > now for t in self.line.values())
+        mine = self.ticket(call_id)
+        return sum(w.asked < mine for call, w in self.waiting.items())
 
-    def ticket(self, call_id: str, now: float) -> _Ticket:
-        if call_id not in self.line:
-            self.tickets += 1
-            self.line[call_id] = _Ticket(self.tickets, now)
-        return self.line[call_id]
+    def sleepers(self, among_first: int, most: int) -> list[str]:
+        in_order = sorted(self.waiting.items(), key=lambda item: item[1].asked)[:among_first]
+        return [call for call, w in in_order if w.is_asleep][:most]
+
+    def flowing(self, now: float) -> list[str]:
+        """Slowly first, and twice as many each second."""
+        second = int(now)
+        _, allowed, left = self.flow or (second, 0, 0)
+        if self.flow is None or second > self.flow[0] + 10:
+            allowed = left = FIRST_CALLED
+        elif second > self.flow[0]:
+            allowed = left = min(2 * allowed, MOST_CALLED)
+        called = self.sleepers(left + 20, left)
+        self.flow = (second, allowed, left - len(called))
+        return called
 
 
 @dataclass
@@ -110,15 +162,39 @@ class MemoryAdmissionState:
 
     breakers: dict[LLMProviderType, _Breaker] = field(default_factory=dict)
     paces: dict[ComparisonTarget, _Pace] = field(default_factory=dict)
-    slots: dict[LLMProviderType, _Slots] = field(default_factory=dict)
+    lines: dict[LLMProviderType, _Line] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+
+# Of sums of seconds since 1970.
+_ROUNDING = 1e-5
 
 _POLICY = BreakerPolicy(failures=3, open_seconds=120.0, successes=2)
 
 
 def _unlimited(_: LLMProviderType) -> VendorSettings:
     return VendorSettings.model_construct()
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One caller's question."""
+
+    target: ComparisonTarget
+    call_id: str
+    tokens: int
+    patience: float
+    has_turn: bool
+    is_late: bool
+    can_sleep: bool
+    now: float
+
+    @property
+    def provider(self) -> LLMProviderType:
+        return self.target.provider
+
+    def cost(self, account: _Account) -> float:
+        return self.tokens if account.name == "tokens" else 1
 
 
 @dataclass
@@ -132,71 +208,116 @@ class MemoryAdmission:
     clock: Callable[[], float] = time.monotonic
     away: bool = False
     state: MemoryAdmissionState = field(default_factory=MemoryAdmissionState)
-    _held: dict[str, tuple[LLMProviderType, int]] = field(default_factory=dict)
+    # Of the calls of this process: the provider, the breaker's epoch, and when it was admitted.
+    _held: dict[str, tuple[LLMProviderType, int, float]] = field(default_factory=dict)
 
     def ask(
-        self, target: ComparisonTarget, call_id: str, *, tokens: int, has_turn: bool, patience_seconds: float
+        self,
+        target: ComparisonTarget,
+        call_id: str,
+        *,
+        tokens: int,
+        patience_seconds: float,
+        has_turn: bool = False,
+        is_late: bool = False,
+        can_sleep: bool = False,
     ) -> Admission:
         with self._asked() as now:
-            return (
-                self._circuit(target.provider, call_id, now, has_turn=has_turn)
-                or self._turn(target, now, tokens=tokens, has_turn=has_turn, patience=patience_seconds)
-                or self._slot(target.provider, call_id, now)
-                or self._admit(target.provider, call_id, now)
-            )
+            ask = _Ask(target, call_id, tokens, patience_seconds, has_turn, is_late, can_sleep, now)
+            return self._circuit(ask) or self._turn(ask) or self._slot(ask)
 
-    def _circuit(self, provider: LLMProviderType, call_id: str, now: float, *, has_turn: bool) -> Admission | None:
-        breaker = self._breaker(provider)
+    def _circuit(self, ask: _Ask) -> Admission | None:
+        breaker = self._breaker(ask.provider)
         if breaker.until is None:
             return None
-        if breaker.until > now:
-            return Admission(Obstacle.CIRCUIT_OPEN, breaker.until - now, has_turn=has_turn)
-        if breaker.probe not in {"", call_id} and breaker.probe_until > now:
-            return Admission(Obstacle.CIRCUIT_OPEN, 0.75 + 0.5 * self.chance(), has_turn=has_turn)
+        if breaker.until > ask.now:
+            wait = breaker.until - ask.now
+            sleeps = ask.can_sleep and wait < ask.patience
+            return self._told(ask, Obstacle.CIRCUIT_OPEN, wait + (self._sleep(ask) if sleeps else 0.0), sleeps=sleeps)
+        if breaker.is_probed(ask.now) and breaker.probe != ask.call_id:
+            wait = self._sleep(ask) if ask.can_sleep else 0.75 + 0.5 * self.chance()
+            return self._told(ask, Obstacle.CIRCUIT_OPEN, wait, sleeps=ask.can_sleep)
         return None
 
-    def _turn(
-        self, target: ComparisonTarget, now: float, *, tokens: int, has_turn: bool, patience: float
-    ) -> Admission | None:
+    def _told(self, ask: _Ask, obstacle: Obstacle, wait: float, *, sleeps: bool = False) -> Admission:
+        return Admission(obstacle, wait, has_turn=ask.has_turn, is_late=ask.is_late, sleeps=sleeps)
+
+    def _sleep(self, ask: _Ask) -> float:
+        line = self._line(ask.provider)
+        line.stand(ask.call_id, ask.now, ask.now + ask.patience, is_asleep=True)
+        return LOOK_AGAIN_SECONDS + LOOK_AGAIN_EACH_SECONDS * line.before(ask.call_id)
+
+    def _turn(self, ask: _Ask) -> Admission | None:
         """Requests and tokens are reserved together or not at all."""
-        held, accounts = max(0.0, self._pace(target).hold - now), self._accounts(target, now)
-        if has_turn or not accounts:
-            # Not paced by an account, those who wait are spread over some time behind the hold.
-            spread = self.chance() * min(60.0, max(1.0, held / 5))
-            return Admission(Obstacle.VENDOR_HOLD, held + spread, has_turn=has_turn) if held else None
-        costs, obstacle = {"requests": 1, "tokens": tokens}, Obstacle.VENDOR_HOLD if held else Obstacle.RATE_LIMIT
-        wait = max(held, *(account.wait(costs[account.name]) for account in accounts))
-        if wait > patience:
+        pace, accounts = self._pace(ask.target), self._accounts(ask.target, ask.now)
+        held = max(0.0, pace.hold - ask.now)
+        obstacle = Obstacle.VENDOR_HOLD if held or self._is_slowed(ask.target) else Obstacle.RATE_LIMIT
+        if ask.has_turn or not accounts:
+            if held:
+                # Not paced by an account, those who wait are spread over some time behind the hold.
+                spread = self.chance() * min(60.0, max(1.0, held / 5))
+                return self._told(ask, obstacle, held + spread)
+            return self._passage(ask, accounts, obstacle, is_late=ask.is_late)
+        wait = max(held, *(account.wait("turns", ask.cost(account)) for account in accounts))
+        if wait > ask.patience:
             return Admission(obstacle, wait)
         for account in accounts:
-            account.take(costs[account.name])
-        return Admission(obstacle, wait, has_turn=True) if wait > 0 else None
+            account.take("turns", ask.cost(account))
+        if wait > 0:
+            return Admission(obstacle, wait, has_turn=True)
+        return self._passage(ask, accounts, obstacle, is_late=False)
 
-    def _slot(self, provider: LLMProviderType, call_id: str, now: float) -> Admission | None:
-        """A slot goes to whoever asked first, of those who are there."""
-        limit, slots = self.limits(provider).max_concurrent_calls, self._slots(provider)
-        if limit is None:
-            return None
-        slots.forget(now)
-        if call_id not in slots.leases:
-            ticket = slots.ticket(call_id, now)
-            before, free = slots.before(ticket, now), limit - len(slots.leases)
-            if before >= free:
-                wait = min(1.0, 0.05 + 0.1 * (before - max(0, free)) / limit)
-                ticket.back = now + wait
-                return Admission(Obstacle.CONCURRENCY, wait, has_turn=True)
-            del slots.line[call_id]
-        slots.leases[call_id] = now + self.lease_seconds
-        return None
+    def _passage(self, ask: _Ask, accounts: list[_Account], obstacle: Obstacle, *, is_late: bool) -> Admission | None:
+        """A turn is for a time: who comes late for it passes only as the limits allow, and who comes behind waits."""
+        wait = max([0.0, *(account.wait("passed", ask.cost(account)) for account in accounts)])
+        if not is_late:
+            wait = max([wait, *(account.at("late") - ask.now for account in accounts)])
+            for account in accounts if wait > _ROUNDING else []:
+                account.take("late", ask.cost(account))
+        return Admission(obstacle, wait, has_turn=True, is_late=True) if wait > _ROUNDING else None
 
-    def _admit(self, provider: LLMProviderType, call_id: str, now: float) -> Admission:
+    def _slot(self, ask: _Ask) -> Admission:
+        """A slot goes to whoever asked first, of those who are there or can be called."""
+        limit, line, called = self._limit(ask.provider), self._line(ask.provider), list[str]()
+        half_open = self._breaker(ask.provider).is_half_open(ask.now)
+        if limit:
+            line.forget_absent(ask.now)
+            called = [] if half_open else self._call_next(ask.provider, ask.now)
+            if ask.call_id not in line.leases:
+                free = limit - len(line.leases)
+                before = 0 if half_open else line.before(ask.call_id)
+                if before >= free:
+                    return self._no_slot(ask, before - max(0, free), called)
+            line.leases[ask.call_id] = ask.now + self.lease_seconds
+        return self._admit(ask, tuple(call for call in called if call != ask.call_id))
+
+    def _no_slot(self, ask: _Ask, behind: int, called: list[str]) -> Admission:
+        wait = min(1.0, 0.05 + 0.1 * behind / self._limit(ask.provider))
+        if ask.can_sleep:
+            wait = self._sleep(ask)
+        else:
+            self._line(ask.provider).stand(ask.call_id, ask.now, ask.now + wait + LATENESS_SECONDS, is_asleep=False)
+        return Admission(
+            Obstacle.CONCURRENCY,
+            wait,
+            has_turn=True,
+            is_late=ask.is_late,
+            sleeps=ask.can_sleep,
+            called=tuple(called),
+        )
+
+    def _admit(self, ask: _Ask, called: tuple[str, ...]) -> Admission:
         """The probe is taken last, so that only a call that is made takes it."""
-        breaker = self._breaker(provider)
-        self._held[call_id] = (provider, breaker.epoch)
+        breaker, line = self._breaker(ask.provider), self._line(ask.provider)
+        line.waiting.pop(ask.call_id, None)
+        line.tickets.pop(ask.call_id, None)
+        for account in self._accounts(ask.target, ask.now):
+            account.take("passed", ask.cost(account))
+        self._held[ask.call_id] = (ask.provider, breaker.epoch, ask.now)
         if breaker.until is None:
-            return Admission(has_turn=True)
-        breaker.probe, breaker.probe_until = call_id, now + self.lease_seconds
-        return Admission(has_turn=True, is_probe=True)
+            return Admission(has_turn=True, called=called)
+        breaker.probe, breaker.probe_until = ask.call_id, ask.now + self.lease_seconds
+        return Admission(has_turn=True, is_probe=True, called=called)
 
     def settle(
         self,
@@ -207,85 +328,132 @@ class MemoryAdmission:
         is_probe: bool = False,
         tokens_beyond_estimate: int = 0,
         hold_seconds: float = 0.0,
-    ) -> None:
-        _, epoch = self._held.pop(call_id, (target.provider, None))
+        turned_away: bool = False,
+    ) -> Sequence[str]:
+        _, epoch, admitted_at = self._held.pop(call_id, (target.provider, None, float("-inf")))
         with self._asked() as now:
-            self._slots(target.provider).leases.pop(call_id, None)
+            self._line(target.provider).leases.pop(call_id, None)
             breaker = self._breaker(target.provider)
             if breaker.probe == call_id:
-                self._count_probe(breaker, health, now)
+                self._count_probe(target.provider, health, now)
             elif breaker.until is None and not is_probe and epoch in {None, breaker.epoch}:
-                self._count(breaker, health, now)
+                self._count(target.provider, health, now)
+            if admitted_at > self._pace(target).slow_since:
+                self._learn(self._pace(target), now, turned_away=turned_away, granted=health is CallHealth.GOOD)
             self._correct(target, now, tokens_beyond_estimate, hold_seconds)
+            return self._call_next(target.provider, now)
+
+    def _learn(self, pace: _Pace, now: float, *, turned_away: bool, granted: bool) -> None:
+        if turned_away:
+            pace.slow, pace.slow_since = min(SLOWEST_SECONDS, max(FIRST_SLOW_SECONDS, 2 * pace.slow)), now
+        elif granted:
+            pace.slow *= FASTER
+            pace.slow = pace.slow if pace.slow >= FASTEST_SECONDS else 0.0
 
     def _correct(self, target: ComparisonTarget, now: float, tokens: int, hold_seconds: float) -> None:
         pace, accounts = self._pace(target), self._accounts(target, now)
         for account in accounts:
             if account.name == "tokens":
-                account.take(tokens)
+                account.take("turns", tokens)
+                account.take("passed", tokens)
         if hold_seconds and now + hold_seconds > pace.hold:
             pace.hold = now + hold_seconds
             for account in accounts:
                 account.hold(pace.hold)
 
-    def _count_probe(self, breaker: _Breaker, health: CallHealth, now: float) -> None:
+    def _count_probe(self, provider: LLMProviderType, health: CallHealth, now: float) -> None:
+        breaker = self._breaker(provider)
         breaker.probe = ""
         if health is CallHealth.BAD:
             breaker.failures += 1
-            self._open(breaker, now)
+            self._open(provider, now)
         elif health is CallHealth.GOOD:
             breaker.goods += 1
             if breaker.goods >= self.breaker_policy.successes:
                 breaker.until, breaker.goods, breaker.failures = None, 0, 0
 
-    def _count(self, breaker: _Breaker, health: CallHealth, now: float) -> None:
+    def _count(self, provider: LLMProviderType, health: CallHealth, now: float) -> None:
+        breaker = self._breaker(provider)
         if health is CallHealth.GOOD:
             breaker.failures = 0
         elif health is CallHealth.BAD:
             breaker.failures += 1
             if breaker.failures >= self.breaker_policy.failures:
-                self._open(breaker, now)
+                self._open(provider, now)
 
-    def _open(self, breaker: _Breaker, now: float) -> None:
+    def _open(self, provider: LLMProviderType, now: float) -> None:
+        breaker = self._breaker(provider)
         breaker.until, breaker.goods = now + self.breaker_policy.open_seconds, 0
         breaker.epoch += 1
+        self._line(provider).flow = None
 
-    def leave(self, target: ComparisonTarget, call_id: str) -> None:
-        self._held.pop(call_id, None)
-        with self._asked():
-            slots, breaker = self._slots(target.provider), self._breaker(target.provider)
-            slots.leases.pop(call_id, None)
-            slots.line.pop(call_id, None)
+    def _call_next(self, provider: LLMProviderType, now: float) -> list[str]:
+        """Who is asleep and may come now; a place is kept for each, and for a probe its right."""
+        breaker, line, limit = self._breaker(provider), self._line(provider), self._limit(provider)
+        line.forget_absent(now)
+        if not any(w.is_asleep for w in line.waiting.values()):
+            return []
+        if breaker.until is not None:
+            if breaker.until > now or breaker.is_probed(now):
+                return []
+            called = line.sleepers(20, 1)
+            for call in called:
+                breaker.probe, breaker.probe_until = call, now + OFFER_SECONDS
+        elif limit:
+            free = limit - len(line.leases)
+            called = line.sleepers(free, free) if free > 0 else []
+            line.leases.update(dict.fromkeys(called, now + OFFER_SECONDS))
+        else:
+            called = line.flowing(now)
+        for call in called:
+            del line.waiting[call]
+        return called
+
+    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
+        with self._asked() as now:
+            return self._call_next(provider, now)
+
+    def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
+        self.forget(call_id)
+        with self._asked() as now:
+            line, breaker = self._line(target.provider), self._breaker(target.provider)
+            line.leases.pop(call_id, None)
+            line.waiting.pop(call_id, None)
+            line.tickets.pop(call_id, None)
             if breaker.probe == call_id:
                 breaker.probe = ""
+            return self._call_next(target.provider, now)
 
-    def renew(self) -> None:
+    def forget(self, call_id: str) -> None:
+        self._held.pop(call_id, None)
+
+    def renew(self) -> Sequence[str]:
         with self._asked() as now:
             end = now + self.lease_seconds
-            for call_id, (provider, _) in self._held.items():
+            for call_id, (provider, *_) in self._held.items():
                 breaker = self._breaker(provider)
                 if breaker.probe == call_id:
                     breaker.probe_until = end
-                if self.limits(provider).max_concurrent_calls is not None:
-                    self._slots(provider).leases[call_id] = end
+                if self._limit(provider):
+                    self._line(provider).leases[call_id] = end
+        return ()
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         with self._asked() as now:
             breaker = self._breaker(provider)
             if breaker.until is None:
                 return BreakerView(BreakerState.CLOSED, breaker.failures)
-            if breaker.until <= now:
+            if breaker.is_half_open(now):
                 return BreakerView(BreakerState.HALF_OPEN, breaker.failures)
             return BreakerView(BreakerState.OPEN, breaker.failures, breaker.until - now)
 
-    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+    def load(self, provider: LLMProviderType) -> ProviderLoad:
         with self._asked() as now:
-            paces = self.state.paces.items()
-            return {
-                target.model: pace.hold - now
-                for target, pace in paces
-                if target.provider is provider and pace.hold > now
-            }
+            line, paces = self._line(provider), self.state.paces.items()
+            running = sum(end > now for end in line.leases.values())
+            waiting = sum(w.is_asleep and w.until > now for w in line.waiting.values())
+            held = {t.model: p.hold - now for t, p in paces if t.provider is provider and p.hold > now}
+            return ProviderLoad(running, waiting, held)
 
     def release(self, provider: LLMProviderType) -> None:
         with self._asked() as now:
@@ -304,13 +472,26 @@ class MemoryAdmission:
     def _breaker(self, provider: LLMProviderType) -> _Breaker:
         return self.state.breakers.setdefault(provider, _Breaker())
 
-    def _slots(self, provider: LLMProviderType) -> _Slots:
-        return self.state.slots.setdefault(provider, _Slots())
+    def _line(self, provider: LLMProviderType) -> _Line:
+        return self.state.lines.setdefault(provider, _Line())
+
+    def _limit(self, provider: LLMProviderType) -> int:
+        return self.limits(provider).max_concurrent_calls or 0
 
     def _pace(self, target: ComparisonTarget) -> _Pace:
         return self.state.paces.setdefault(target, _Pace())
 
+    def _is_slowed(self, target: ComparisonTarget) -> bool:
+        configured, slow = self.limits(target.provider).rate_limit(target.model), self._pace(target).slow
+        return slow > 0 and (configured.requests_per_minute or float("inf")) > 60 / slow
+
     def _accounts(self, target: ComparisonTarget, now: float) -> list[_Account]:
         limit, pace = self.limits(target.provider).rate_limit(target.model), self._pace(target)
-        rates = {"requests": limit.requests_per_minute, "tokens": limit.tokens_per_minute}
-        return [_Account(name, rate, pace, now) for name, rate in rates.items() if rate]
+        is_slowed = self._is_slowed(target)
+        requests = 60 / pace.slow if is_slowed else limit.requests_per_minute
+        rates = {"requests": requests, "tokens": limit.tokens_per_minute}
+        return [
+            _Account(name, rate, pace, now, is_learned=is_slowed and name == "requests")
+            for name, rate in rates.items()
+            if rate
+        ]

@@ -40,6 +40,8 @@ class _Record:
     lease: float = 0.0
     due: float = 0.0
     progress: CallProgress = field(default_factory=CallProgress)
+    # Called before it waits.
+    woken: bool = False
     wait: float = 0.0
     redispatched: float = float("-inf")
     attempts: int = 0
@@ -149,7 +151,7 @@ class MemoryLedger:
         return now >= self._pause_until
 
     def _take_lease(self, record: _Record, holder: str, now: float) -> Claim:
-        record.state, record.holder = RecordState.RUNNING, holder
+        record.state, record.holder, record.woken = RecordState.RUNNING, holder, False
         self._prolong(record, now)
         self._furthest = max(self._furthest, record.turn)
         seconds_left = record.deadline - now
@@ -171,9 +173,23 @@ class MemoryLedger:
             record = self._record(queue_id)
             if record is None or record.state is not RecordState.RUNNING or record.holder != holder:
                 return False
-            record.due = record.look_at = min(now + wait_seconds, record.deadline)
+            wait = 0.0 if record.woken else wait_seconds
+            record.due = record.look_at = min(now + wait, record.deadline)
             record.state, record.holder, record.progress = RecordState.SUSPENDED, "", progress
+            record.woken = False
             return True
+
+    def wake(self, queue_ids: Sequence[str]) -> list[str]:
+        with self._asked() as now:
+            woken = []
+            for queue_id in queue_ids:
+                record = self._record(queue_id)
+                if record is not None and record.state is RecordState.SUSPENDED:
+                    record.due, record.look_at = now, now + self.timing.redispatch_after
+                    woken.append(queue_id)
+                elif record is not None and record.state is RecordState.RUNNING:
+                    record.woken = True
+            return woken
 
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         with self._asked() as now:

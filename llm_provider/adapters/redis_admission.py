@@ -4,18 +4,21 @@ Keys, after the prefix and `admission:`; all of them expire:
 
     breaker:<provider>            hash: failures in a row, until when it is open, the probe and its good results;
                                   an hour after it could be probed
-    slots:<provider>              sorted set: the calls that run, by the end of their lease; a lease
-    line:<provider>, due:<provider>
-                                  sorted sets: who waits for a slot, by ticket and by when to be back; a minute
-    ticket:<provider>:<call id>   when this call first asked for a slot; PLACE_KEPT_SECONDS after it was last seen
-    pace:<provider>:<model>       hash: the accounts of requests and tokens, the vendor's wish to be left alone; until
-                                  the accounts are full again
+    slots:<provider>              sorted set: the calls that run or were called, by the end of their lease; a lease
+    line:<provider>               sorted set: who waits, by ticket
+    due:<provider>, asleep:<provider>
+                                  sorted sets: of those, who is awake and until when it is expected back, and who is to
+                                  be called and until when; a minute longer than the last of them waits
+    ticket:<provider>:<call id>   when this call first asked; TICKET_KEPT_SECONDS after it was last seen
+    flow:<provider>               hash: how many have been called in this second after the circuit closed; a minute
+    pace:<provider>:<model>       hash: the accounts of requests and tokens, the vendor's wish to be left alone, and
+                                  what its refusals taught; until all that tells nothing any more
     held:<provider>               sorted set: the models that the vendor wants left alone, by until when; until then
 """
 
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +27,16 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from contracts.enums import LLMProviderType
+from llm_provider import admission as constants
 from llm_provider.adapters.redis_client import load_scripts
 from llm_provider.admission import (
-    LATENESS_SECONDS,
-    PLACE_KEPT_SECONDS,
     Admission,
     BreakerPolicy,
     BreakerState,
     BreakerView,
     CallHealth,
     Obstacle,
+    ProviderLoad,
 )
 from llm_provider.config import VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -43,16 +46,34 @@ _SCRIPTS = Path(__file__).parent / "lua" / "admission"
 
 # Patience without end, in a number that Lua can count with: a year.
 _LONGEST_SECONDS = 31_536_000.0
+_CONSTANTS = {
+    "LATENESS_MS": constants.LATENESS_SECONDS * 1000,
+    "TICKET_KEPT_MS": constants.TICKET_KEPT_SECONDS * 1000,
+    "OFFER_MS": constants.OFFER_SECONDS * 1000,
+    "LOOK_AGAIN_MS": constants.LOOK_AGAIN_SECONDS * 1000,
+    "LOOK_AGAIN_EACH_MS": constants.LOOK_AGAIN_EACH_SECONDS * 1000,
+    "FIRST_CALLED": constants.FIRST_CALLED,
+    "MOST_CALLED": constants.MOST_CALLED,
+    "FIRST_SLOW_MS": constants.FIRST_SLOW_SECONDS * 1000,
+    "SLOWEST_MS": constants.SLOWEST_SECONDS * 1000,
+    "FASTER": constants.FASTER,
+    "FASTEST_MS": constants.FASTEST_SECONDS * 1000,
+    "SLOW_KEPT_MS": constants.SLOW_KEPT_SECONDS * 1000,
+}
 # What settle.lua is told about a call whose admission this process does not know of.
 _UNKNOWN_EPOCH = "?"
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What an admitted call holds; `epoch` is the breaker's, so that results from before it opened can be told."""
+    """What an admitted call holds; `epoch` is the breaker's, so that results from before it opened can be told.
+
+    `admitted_at` is a time of Redis's.
+    """
 
     provider: LLMProviderType
     epoch: str
+    admitted_at: str
     has_slot: bool
     is_probe: bool
 
@@ -77,7 +98,7 @@ class RedisAdmission:
         self._chance = chance
         self._held: dict[str, _Place] = {}
         self._lock = threading.Lock()
-        self._scripts = load_scripts(client, _SCRIPTS)
+        self._scripts = load_scripts(client, _SCRIPTS, _CONSTANTS)
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:
@@ -89,36 +110,48 @@ class RedisAdmission:
     def _key(self, name: str, *parts: str) -> str:
         return ":".join((f"{self._prefix}admission", name, *parts))
 
-    def _line_keys(self, provider: LLMProviderType, call_id: str) -> list[str]:
-        return [
-            *(self._key(name, provider) for name in ("slots", "line", "due")),
-            self._key("ticket", provider, call_id),
-        ]
+    def _provider_keys(self, provider: LLMProviderType) -> list[str]:
+        """As prelude.lua expects them."""
+        return [self._key(name, provider) for name in ("breaker", "slots", "line", "due", "asleep", "flow")]
 
     def ask(
-        self, target: ComparisonTarget, call_id: str, *, tokens: int, has_turn: bool, patience_seconds: float
+        self,
+        target: ComparisonTarget,
+        call_id: str,
+        *,
+        tokens: int,
+        patience_seconds: float,
+        has_turn: bool = False,
+        is_late: bool = False,
+        can_sleep: bool = False,
     ) -> Admission:
         provider, slots = target.provider, self._slots(target.provider)
-        keys = [self._key("breaker", provider), self._key("pace", provider, target.model)]
-        obstacle, wait_ms, turn, is_probe, epoch = self._run(
+        pace, ticket = self._key("pace", provider, target.model), self._key("ticket", provider, call_id)
+        obstacle, wait_ms, turn, is_probe, epoch, now, sleeps, *called = self._run(
             "ask",
-            [*keys, *self._line_keys(provider, call_id)],
+            [*self._provider_keys(provider), pace, ticket],
             call_id,
             _ms(self._lease),
             slots,
             *self._rates(target),
             tokens,
-            int(has_turn),
+            int(has_turn) + int(is_late),
             _ms(patience_seconds),
             self._chance(),
-            _ms(LATENESS_SECONDS),
-            _ms(PLACE_KEPT_SECONDS),
+            int(can_sleep),
         )
         if obstacle:
-            return Admission(Obstacle(obstacle), wait_ms / 1000, has_turn=bool(turn))
+            return Admission(
+                Obstacle(obstacle),
+                wait_ms / 1000,
+                has_turn=turn > 0,
+                is_late=turn > 1,
+                sleeps=bool(sleeps),
+                called=tuple(called),
+            )
         with self._lock:
-            self._held[call_id] = _Place(provider, epoch, has_slot=slots > 0, is_probe=bool(is_probe))
-        return Admission(has_turn=True, is_probe=bool(is_probe))
+            self._held[call_id] = _Place(provider, epoch, now, has_slot=slots > 0, is_probe=bool(is_probe))
+        return Admission(has_turn=True, is_probe=bool(is_probe), called=tuple(called))
 
     def _slots(self, provider: LLMProviderType) -> int:
         return self._limits(provider).max_concurrent_calls or 0
@@ -136,14 +169,14 @@ class RedisAdmission:
         is_probe: bool = False,
         tokens_beyond_estimate: int = 0,
         hold_seconds: float = 0.0,
-    ) -> None:
+        turned_away: bool = False,
+    ) -> Sequence[str]:
         provider, place = target.provider, self._no_longer_held(call_id)
-        self._run(
+        called: list[str] = self._run(
             "settle",
             [
-                self._key("breaker", provider),
+                *self._provider_keys(provider),
                 self._key("pace", provider, target.model),
-                self._key("slots", provider),
                 self._key("held", provider),
             ],
             call_id,
@@ -156,46 +189,59 @@ class RedisAdmission:
             *self._rates(target),
             tokens_beyond_estimate,
             _ms(hold_seconds),
-            int(self._slots(provider) > 0),
+            self._slots(provider),
             target.model,
+            int(turned_away),
+            place.admitted_at if place else 0,
         )
+        return called
 
     def _no_longer_held(self, call_id: str) -> _Place | None:
         """Before Redis is told: should it not listen, the place lapses by itself."""
         with self._lock:
             return self._held.pop(call_id, None)
 
-    def leave(self, target: ComparisonTarget, call_id: str) -> None:
+    def forget(self, call_id: str) -> None:
         self._no_longer_held(call_id)
-        self._give_up(target.provider, call_id)
 
-    def _give_up(self, provider: LLMProviderType, call_id: str) -> None:
-        self._run("leave", [self._key("breaker", provider), *self._line_keys(provider, call_id)], call_id)
+    def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
+        self._no_longer_held(call_id)
+        return self._give_up(target.provider, call_id)
 
-    def renew(self) -> None:
+    def _give_up(self, provider: LLMProviderType, call_id: str) -> list[str]:
+        keys = [*self._provider_keys(provider), self._key("ticket", provider, call_id)]
+        called: list[str] = self._run("leave", keys, call_id, self._slots(provider))
+        return called
+
+    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
+        called: list[str] = self._run("call_next", self._provider_keys(provider), self._slots(provider))
+        return called
+
+    def renew(self) -> Sequence[str]:
         with self._lock:
             held = {call_id: place for call_id, place in self._held.items() if place.has_slot or place.is_probe}
         if not held:
-            return
+            return ()
         keys = [self._key(name, place.provider) for place in held.values() for name in ("breaker", "slots")]
         places = [arg for call_id, place in held.items() for arg in (call_id, int(place.has_slot))]
         self._run("renew", keys, _ms(self._lease), *places)
         # A call that was settled meanwhile may just have got its place back.
         with self._lock:
             settled = held.keys() - self._held.keys()
-        for call_id in settled:
-            self._give_up(held[call_id].provider, call_id)
+        return [called for call_id in settled for called in self._give_up(held[call_id].provider, call_id)]
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         state, failures, left_ms = self._run("breaker", [self._key("breaker", provider)])
         return BreakerView(BreakerState(state), failures, left_ms / 1000 if state == BreakerState.OPEN else None)
 
-    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
-        found = self._run("held", [self._key("held", provider)])
-        return {model: left_ms / 1000 for model, left_ms in zip(found[::2], found[1::2], strict=True)}
+    def load(self, provider: LLMProviderType) -> ProviderLoad:
+        keys = [self._key(name, provider) for name in ("slots", "asleep", "held")]
+        running, waiting, *held = self._run("load", keys)
+        models = {model: left_ms / 1000 for model, left_ms in zip(held[::2], held[1::2], strict=True)}
+        return ProviderLoad(running, waiting, models)
 
     def release(self, provider: LLMProviderType) -> None:
-        paces = [self._key("pace", provider, model) for model in self.held_models(provider)]
+        paces = [self._key("pace", provider, model) for model in self.load(provider).held_models]
         self._run("release", [self._key("breaker", provider), self._key("held", provider), *paces])
 
 

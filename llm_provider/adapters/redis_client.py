@@ -1,5 +1,6 @@
 """How the ledger and admission control speak to Redis: a client with bounded waits, and Lua scripts that are files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from redis import Redis
@@ -30,9 +31,10 @@ def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
     return client
 
 
-def load_scripts(client: Redis, folder: Path) -> dict[str, Script]:
-    """The scripts of a folder by their names, with its prelude.lua put before each; nothing connects yet."""
-    prelude = (folder / "prelude.lua").read_text()
+def load_scripts(client: Redis, folder: Path, constants: Mapping[str, float] | None = None) -> dict[str, Script]:
+    """The scripts of a folder by their names, with constants and its prelude.lua before each; nothing connects yet."""
+    named = "".join(f"local {name} = {value:g}\n" for name, value in (constants or {}).items())
+    prelude = named + (folder / "prelude.lua").read_text()
     return {
         path.stem: client.register_script(_with_prelude(prelude, path.read_text())) for path in folder.glob("*.lua")
     }

@@ -108,6 +108,11 @@ class RedisLedger:
         keys = [self._record(queue_id), self._key("open")]
         return bool(self._run("suspend", keys, queue_id, holder, _ms(wait_seconds), progress.model_dump_json()))
 
+    def wake(self, queue_ids: Sequence[str]) -> list[str]:
+        keys = [self._key("open"), *map(self._record, queue_ids)]
+        woken: list[str] = self._run("wake", keys, _ms(self._timing.redispatch_after), *queue_ids)
+        return woken
+
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         verdict, *stored = self._run(
             "commit",

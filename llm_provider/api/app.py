@@ -51,7 +51,7 @@ def create_app(parts: WebParts) -> Flask:
     app.register_blueprint(ComparisonViews(parts.orchestrator, parts.ledger, parts.results).blueprint())
     app.register_blueprint(ProviderViews(parts.caller, parts.trial_threads).blueprint())
     app.register_blueprint(ModelViews(parts.manifest, parts.caller, parts.price_per_million).blueprint())
-    app.register_blueprint(HealthViews(parts.ledger).blueprint())
+    app.register_blueprint(HealthViews(parts.ledger, parts.caller).blueprint())
     app.register_error_handler(ServiceError, problems.on_service_error)
     app.register_error_handler(HTTPException, problems.on_http_exception)
     app.register_error_handler(Exception, problems.on_unexpected)

@@ -31,6 +31,8 @@ MESSAGES = {
     QueueStatus.EXPIRED: "The request's deadline passed before it had an outcome.",
 }
 
+SUSPENDED = "The request waits for its turn with the provider, or for its next try."
+
 # Where a result is that nobody can fetch here.
 DELIVERIES = {
     CallbackStatus.PENDING: "The result goes to the callback topic {topic} and is not yet published there.",
@@ -101,7 +103,7 @@ class ComparisonViews:
         return LLMQueueStatusResponse(
             queue_id=view.request.queue_id,
             status=view.status,
-            message=MESSAGES[view.status],
+            message=SUSPENDED if view.is_suspended else MESSAGES[view.status],
             queued_at=view.request.queued_at,
             position_in_queue=view.position,
             estimated_wait_minutes=view.estimated_wait_minutes,

@@ -5,13 +5,15 @@ from flask import Blueprint, Response, jsonify
 from llm_provider import metrics
 from llm_provider.errors import LedgerUnavailable
 from llm_provider.ledger import LedgerProtocol
+from llm_provider.provider_caller import ProviderCaller
 
 
 class HealthViews:
     """What a supervisor and Prometheus ask."""
 
-    def __init__(self, ledger: LedgerProtocol) -> None:
+    def __init__(self, ledger: LedgerProtocol, caller: ProviderCaller) -> None:
         self._ledger = ledger
+        self._caller = caller
 
     def blueprint(self) -> Blueprint:
         routes = Blueprint("health", __name__)
@@ -28,4 +30,6 @@ class HealthViews:
         return jsonify(status="ok", ledger="ok")
 
     def metrics(self) -> Response:
-        return Response(metrics.render(self._ledger), mimetype="text/plain; version=0.0.4")
+        caller = self._caller
+        states = [(p.name, caller.breaker(p), caller.load(p)) for p in caller.all() if p.is_configured()]
+        return Response(metrics.render(self._ledger, states), mimetype="text/plain; version=0.0.4")

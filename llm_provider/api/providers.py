@@ -72,7 +72,7 @@ class ProviderViews:
         )
 
     def _described(self, provider: LLMProviderProtocol) -> dict[str, Any]:
-        breaker = self._caller.breaker(provider)
+        breaker, load = self._caller.breaker(provider), self._caller.load(provider)
         return {
             "name": provider.name,
             "configured": provider.is_configured(),
@@ -80,8 +80,9 @@ class ProviderViews:
             "default_model": provider.default_model,
             "circuit_breaker": breaker.state,
             "retry_in_seconds": breaker.retry_in_seconds and round(breaker.retry_in_seconds, 1),
+            "running_calls": load.running,
+            "waiting_requests": load.waiting,
             "held_models": [
-                {"model": model, "retry_in_seconds": round(seconds, 1)}
-                for model, seconds in self._caller.held_models(provider).items()
+                {"model": model, "retry_in_seconds": round(seconds, 1)} for model, seconds in load.held_models.items()
             ],
         }

@@ -63,22 +63,22 @@ class Terms:
         return [entry for entry in map(json.loads, lines) if entry["what"] == what]
 
 
-def ask(admission: AdmissionProtocol, call_id: str, *, has_turn: bool = False) -> Admission:
-    return admission.ask(TARGET, call_id, tokens=1000, has_turn=has_turn, patience_seconds=600)
+def ask(admission: AdmissionProtocol, call_id: str, *, has_turn: bool = False, is_late: bool = False) -> Admission:
+    return admission.ask(TARGET, call_id, tokens=1000, has_turn=has_turn, is_late=is_late, patience_seconds=600)
 
 
 def wait_for_admission(admission: AdmissionProtocol, call_id: str) -> Admission:
     told = ask(admission, call_id)
     while told.obstacle is not None:
         time.sleep(told.wait_seconds)
-        told = ask(admission, call_id, has_turn=told.has_turn)
+        told = ask(admission, call_id, has_turn=told.has_turn, is_late=told.is_late)
     return told
 
 
 def call_for_a_while(terms: Terms) -> None:
     """A process whose threads call one after another, and renew what they hold."""
     admission, end = terms.admission(), time.monotonic() + terms.seconds
-    keeper = PeriodicThread("keeper", lambda: bool(admission.renew()), LEASE_SECONDS / 4)  # type: ignore[func-returns-value] # None means: not again.
+    keeper = PeriodicThread("keeper", lambda: bool(admission.renew()), LEASE_SECONDS / 4)
     keeper.start()
 
     def call(thread: int) -> None:

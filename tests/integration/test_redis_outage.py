@@ -76,7 +76,7 @@ def test_after_an_outage_whoever_lives_keeps_its_requests_and_the_dead_lose_thei
             hold_for_ever(stack, ledger)
             # Workers renew at different times, so that some always do so later than a sweep.
             time.sleep(LEASE_SECONDS / 4 / LIVING_WORKERS)
-        sweeper = Sweeper(ledger, eager, Worker().processor, interval_seconds=0.05, batch=200)
+        sweeper = Sweeper(ledger, eager, Worker().processor, Worker().caller, interval_seconds=0.05, batch=200)
         sweeper.start()
         assert wait_until(lambda: eager.sweeps > 1, 5)
         stack.callback(sweeper.stop)

@@ -11,7 +11,7 @@ from redis import Redis
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.memory_admission import MemoryAdmission, MemoryAdmissionState
 from llm_provider.adapters.redis_admission import RedisAdmission
-from llm_provider.admission import Admission, AdmissionProtocol, BreakerPolicy, BreakerView, CallHealth
+from llm_provider.admission import OFFER_SECONDS, Admission, AdmissionProtocol, BreakerPolicy, BreakerView, CallHealth
 from llm_provider.config import VendorSettings
 from llm_provider.internal_models import ComparisonTarget
 from tests.unit.builders import Clock
@@ -46,11 +46,11 @@ class Process:
     ids: Callable[[], str]
 
     def ask(self, call_id: str | None = None, target: ComparisonTarget = OPENAI, **about: Any) -> Admission:
-        defaults = {"tokens": 1000, "has_turn": False, "patience_seconds": LONG}
+        defaults = {"tokens": 1000, "patience_seconds": LONG}
         return self.admission.ask(target, call_id or self.ids(), **{**defaults, **about})
 
-    def settle(self, call_id: str, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> None:
-        self.admission.settle(target, call_id, health=health, **about)
+    def settle(self, call_id: str, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> list[str]:
+        return [*self.admission.settle(target, call_id, health=health, **about)]
 
     def call(self, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> Admission:
         """A call that is made at once, and what it told; `about` goes to settle."""
@@ -88,6 +88,10 @@ class Stage:
         own = {name: terms.pop(name) for name in ("policy", "lease_seconds", "chance") if name in terms}
         vendor = VendorSettings.model_construct(**terms)
         return Process(self.make(Terms(**own, vendor=vendor)), lambda: f"call-{next(self._numbers)}")
+
+    def end_offers(self, process: Process) -> None:
+        """Let the time pass for which a place is kept for who was called."""
+        self.wait(OFFER_SECONDS)
 
     def half_open(self, **terms: Any) -> Process:
         process = self.process(**terms)

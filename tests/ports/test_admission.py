@@ -10,14 +10,20 @@ from llm_provider.adapters.memory_admission import MemoryAdmission
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.admission import (
+    FASTER,
+    FIRST_CALLED,
+    FIRST_SLOW_SECONDS,
     LATENESS_SECONDS,
-    PLACE_KEPT_SECONDS,
+    LOOK_AGAIN_EACH_SECONDS,
+    LOOK_AGAIN_SECONDS,
+    TICKET_KEPT_SECONDS,
     Admission,
     AdmissionProtocol,
     BreakerState,
     BreakerView,
     CallHealth,
     Obstacle,
+    ProviderLoad,
 )
 from llm_provider.config import RateLimit, VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -263,8 +269,9 @@ def test_who_has_a_turn_is_not_charged_again(stage: Stage) -> None:
     told = process.ask("second")
     assert told == Admission(Obstacle.RATE_LIMIT, told.wait_seconds, has_turn=True)
     assert told.wait_seconds == about(1.0)
+    stage.wait(told.wait_seconds)
     assert process.ask("second", has_turn=True).obstacle is None
-    assert process.ask("third").wait_seconds == about(2.0)
+    assert process.ask("third").wait_seconds == about(1.0)
 
 
 def test_a_turn_beyond_the_patience_is_not_reserved(stage: Stage) -> None:
@@ -355,7 +362,7 @@ def test_a_hold_ends_by_itself(stage: Stage) -> None:
     assert process.ask().obstacle is Obstacle.VENDOR_HOLD
     stage.wait(SHORT)
     assert process.ask().obstacle is None
-    assert process.admission.held_models(OPENAI.provider) == {}
+    assert process.admission.load(OPENAI.provider).held_models == {}
 
 
 def test_turns_behind_a_hold_come_at_the_pace_of_the_limit(stage: Stage) -> None:
@@ -384,8 +391,11 @@ def test_everybody_sees_what_is_held(stage: Stage) -> None:
     one, other = stage.process(), stage.process(requests_per_minute=600)
     one.call(UNKNOWN, hold_seconds=20.0)
     one.call(UNKNOWN, SAME_PROVIDER, hold_seconds=5.0)
-    assert other.admission.held_models(OPENAI.provider) == {OPENAI.model: about(20.0), SAME_PROVIDER.model: about(5.0)}
-    assert other.admission.held_models(ANTHROPIC.provider) == {}
+    assert other.admission.load(OPENAI.provider).held_models == {
+        OPENAI.model: about(20.0),
+        SAME_PROVIDER.model: about(5.0),
+    }
+    assert other.admission.load(ANTHROPIC.provider).held_models == {}
 
 
 def test_an_operator_can_release_a_provider(stage: Stage) -> None:
@@ -399,7 +409,7 @@ def test_an_operator_can_release_a_provider(stage: Stage) -> None:
     assert one.view == BreakerView()
     assert one.ask().obstacle is None
     assert other.ask().obstacle is None
-    assert one.admission.held_models(OPENAI.provider) == {}
+    assert one.admission.load(OPENAI.provider).held_models == {}
     assert one.ask(target=ANTHROPIC).obstacle is Obstacle.VENDOR_HOLD
     one.call(BAD)
     assert one.view.failures == 1
@@ -575,6 +585,273 @@ def test_who_waits_for_a_slot_has_had_its_turn(stage: Stage) -> None:
     assert process.ask().wait_seconds == about(0.5)
 
 
+# --- who sleeps until it is called
+
+
+def test_who_sleeps_is_called_as_soon_as_a_place_is_free(stage: Stage) -> None:
+    """By whoever makes room, in the order of asking, one for each place, which is kept for it."""
+    one, other = stage.process(max_concurrent_calls=2), stage.process(max_concurrent_calls=2)
+    running = [one.begin(), one.begin()]
+    told = [other.ask(f"sleeps-{number}", can_sleep=True) for number in range(3)]
+    assert [(each.obstacle, each.sleeps) for each in told] == [(Obstacle.CONCURRENCY, True)] * 3
+    waits = [each.wait_seconds for each in told]
+    assert waits == [about_exactly(LOOK_AGAIN_SECONDS + LOOK_AGAIN_EACH_SECONDS * before) for before in range(3)]
+    assert one.settle(running[0], GOOD) == ["sleeps-0"]
+    assert one.ask("comes-by", can_sleep=True).sleeps
+    assert one.settle(running[1], GOOD) == ["sleeps-1"]
+    assert [other.ask(f"sleeps-{number}", can_sleep=True).obstacle for number in (1, 0)] == [None, None]
+    assert one.settle("sleeps-0", GOOD) == ["sleeps-2"]
+    assert one.settle("sleeps-1", GOOD) == ["comes-by"]
+
+
+def test_a_place_is_kept_for_who_was_called_and_not_for_ever(stage: Stage) -> None:
+    """Its message may get lost; when it comes after all it is before those who asked later."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    for name in ("lost", "second", "third"):
+        process.ask(name, can_sleep=True)
+    assert process.settle(running, GOOD) == ["lost"]
+    assert process.admission.call_next(OPENAI.provider) == []
+    stage.end_offers(process)
+    assert process.admission.call_next(OPENAI.provider) == ["second"]
+    assert process.ask("lost", can_sleep=True).sleeps
+    assert process.settle("second", GOOD) == ["lost"]
+
+
+def test_who_is_asleep_and_who_is_awake_stand_in_one_line(stage: Stage) -> None:
+    """Whoever asked first has the place, whether it is called or comes by itself."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    assert process.ask("awake").obstacle is Obstacle.CONCURRENCY
+    assert process.ask("asleep", can_sleep=True).sleeps
+    assert process.settle(running, GOOD) == []
+    assert process.ask("awake").obstacle is None
+    assert process.settle("awake", GOOD) == ["asleep"]
+
+
+def test_who_asks_finds_others_to_be_called(stage: Stage) -> None:
+    """A place that lapsed, with its process, belongs to the head of the line."""
+    terms = {"max_concurrent_calls": 1, "lease_seconds": SHORT}
+    dead, alive = stage.process(**terms), stage.process(**terms)
+    dead.begin()
+    alive.ask("sleeps", can_sleep=True)
+    stage.wait(SHORT)
+    told = alive.ask("comes-by", can_sleep=True)
+    assert (told.sleeps, told.called) == (True, ("sleeps",))
+    assert alive.ask("sleeps").obstacle is None
+
+
+def test_who_sleeps_gives_up_when_its_time_ends(stage: Stage) -> None:
+    """It will not come any more, so that nobody waits behind it."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    process.ask("expires", can_sleep=True, patience_seconds=SHORT)
+    process.ask("stays", can_sleep=True)
+    assert process.admission.load(OPENAI.provider).waiting == 2
+    stage.wait(SHORT)
+    assert process.admission.load(OPENAI.provider).waiting == 1
+    assert process.settle(running, GOOD) == ["stays"]
+
+
+def test_who_leaves_makes_room_for_the_next(stage: Stage) -> None:
+    """Also with the place that was kept for it."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    process.ask("leaves", can_sleep=True)
+    process.ask("stays", can_sleep=True)
+    process.settle(running, GOOD)
+    assert process.admission.leave(OPENAI, "leaves") == ["stays"]
+
+
+def test_an_open_circuit_is_slept_through(stage: Stage) -> None:
+    """Then one is called to probe, the next when that went well, and all when it is closed."""
+    process = stage.process()
+    process.break_circuit()
+    told = process.ask("first", can_sleep=True)
+    assert (told.obstacle, told.sleeps) == (Obstacle.CIRCUIT_OPEN, True)
+    assert told.wait_seconds == about(SHORT + LOOK_AGAIN_SECONDS)
+    for name in ("second", "third", "fourth"):
+        process.ask(name, can_sleep=True)
+    assert process.admission.call_next(OPENAI.provider) == []
+    stage.wait(SHORT)
+    assert process.admission.call_next(OPENAI.provider) == ["first"]
+    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.ask("comes-by", can_sleep=True).sleeps
+    assert process.ask("first", can_sleep=True).is_probe
+    assert process.settle("first", GOOD, is_probe=True) == ["second"]
+    assert process.ask("second", can_sleep=True).is_probe
+    assert process.settle("second", GOOD, is_probe=True) == ["third", "fourth", "comes-by"]
+
+
+def test_a_circuit_that_opens_again_calls_nobody(stage: Stage) -> None:
+    """Whoever waits goes on waiting."""
+    process = stage.process()
+    process.break_circuit()
+    for name in ("first", "second"):
+        process.ask(name, can_sleep=True)
+    stage.wait(SHORT)
+    process.admission.call_next(OPENAI.provider)
+    process.ask("first", can_sleep=True)
+    assert process.settle("first", BAD, is_probe=True) == []
+    assert process.admission.call_next(OPENAI.provider) == []
+
+
+def test_who_has_no_time_for_an_open_circuit_is_told_so(stage: Stage) -> None:
+    """It would sleep for nothing."""
+    process = stage.process()
+    process.break_circuit()
+    told = process.ask("hurries", can_sleep=True, patience_seconds=SHORT / 4)
+    assert (told.obstacle, told.sleeps) == (Obstacle.CIRCUIT_OPEN, False)
+    assert told.wait_seconds == about(SHORT)
+
+
+def test_behind_a_closed_circuit_they_come_slowly_first(stage: Stage) -> None:
+    """Five in the first second, and twice as many in each further one; nobody is called twice."""
+    process = stage.process()
+    process.break_circuit()
+    for number in range(60):
+        process.ask(f"sleeps-{number:02}", can_sleep=True)
+    process.admission.release(OPENAI.provider)
+    called = [*process.admission.call_next(OPENAI.provider)]
+    first = len(called)
+    for _ in range(40):
+        stage.wait(0.1)
+        called += process.admission.call_next(OPENAI.provider)
+        if len(called) == 60:
+            break
+    assert first == FIRST_CALLED
+    assert called == [f"sleeps-{number:02}" for number in range(60)]
+
+
+def test_behind_a_closed_circuit_places_are_limited_all_the_same(stage: Stage) -> None:
+    """As many are called as there are places."""
+    process = stage.process(max_concurrent_calls=2)
+    process.break_circuit()
+    for number in range(4):
+        process.ask(f"sleeps-{number}", can_sleep=True)
+    process.admission.release(OPENAI.provider)
+    assert process.admission.call_next(OPENAI.provider) == ["sleeps-0", "sleeps-1"]
+    assert process.admission.call_next(OPENAI.provider) == []
+
+
+def test_a_forgotten_call_is_not_renewed(stage: Stage) -> None:
+    """Nobody could be told that it is over, so its place lapses."""
+    terms = {"max_concurrent_calls": 1, "lease_seconds": SHORT}
+    process = stage.process(**terms)
+    process.admission.forget(process.begin())
+    process.admission.renew()
+    stage.wait(SHORT)
+    assert process.ask().obstacle is None
+
+
+def test_the_load_of_a_provider_is_seen_by_all(stage: Stage) -> None:
+    """What runs, or is about to, and what waits to be called; of other providers nothing."""
+    one, other = stage.process(max_concurrent_calls=1), stage.process(max_concurrent_calls=1)
+    one.begin()
+    for number in range(3):
+        one.ask(f"sleeps-{number}", can_sleep=True)
+    assert other.admission.load(OPENAI.provider) == ProviderLoad(running=1, waiting=3)
+    assert other.admission.load(ANTHROPIC.provider) == ProviderLoad()
+
+
+# --- who is late for its turn
+
+
+def test_turns_that_come_late_together_pass_one_after_the_other(stage: Stage) -> None:
+    """Their workers were dead, or the circuit was open; the limit holds over any stretch of time."""
+    process = stage.process(requests_per_minute=600)
+    reserved = [name for name in (f"late-{number}" for number in range(30)) if process.ask(name).obstacle]
+    stage.wait(3.5)
+    told = {name: process.ask(name, has_turn=True) for name in reserved}
+    passed = [name for name, each in told.items() if each.obstacle is None]
+    waits = [each.wait_seconds for each in told.values() if each.obstacle]
+    assert passed == reserved[: len(passed)]
+    assert 10 <= len(passed) <= 10 + SLACK * 10
+    assert all(each.is_late for each in told.values() if each.obstacle)
+    assert waits == sorted(waits)
+    assert waits[-1] == about(0.1 * (len(reserved) - len(passed)))
+
+
+def test_who_comes_on_time_stands_behind_those_who_are_late(stage: Stage) -> None:
+    """An interruption moves everybody back by its length, and nobody to the end."""
+    process = stage.process(requests_per_minute=60)
+    names = [f"asks-{number}" for number in range(8)]
+    for name in names:
+        process.ask(name)
+    stage.wait(3.5)
+    late = [process.ask(name, has_turn=True) for name in names[1:4]]
+    assert [each.obstacle for each in late] == [None, Obstacle.RATE_LIMIT, Obstacle.RATE_LIMIT]
+    stage.wait(0.6)
+    on_time = process.ask(names[4], has_turn=True)
+    assert on_time.is_late
+    assert on_time.wait_seconds > late[-1].wait_seconds - 0.6
+
+
+def test_who_was_late_passes_when_it_comes_again(stage: Stage) -> None:
+    """And is not charged another turn for it."""
+    process = stage.process(requests_per_minute=600)
+    names = [f"asks-{number}" for number in range(13)]
+    for name in names:
+        process.ask(name)
+    stage.wait(1.5)
+    for number in range(10):
+        process.ask(f"between-{number}", has_turn=True)
+    told = process.ask(names[10], has_turn=True)
+    assert told.is_late
+    stage.wait(told.wait_seconds)
+    assert process.ask(names[10], has_turn=True, is_late=True).obstacle is None
+
+
+# --- a vendor that turns calls away
+
+
+def test_a_model_whose_calls_are_turned_away_is_asked_more_slowly(stage: Stage) -> None:
+    """By all processes, one call after the other; twice as slowly when that is still too fast."""
+    one, other = stage.process(), stage.process()
+    one.call(UNKNOWN, turned_away=True)
+    assert other.ask().obstacle is None
+    told = other.ask()
+    assert (told.obstacle, told.has_turn) == (Obstacle.VENDOR_HOLD, True)
+    assert told.wait_seconds == about(FIRST_SLOW_SECONDS)
+    assert other.ask(target=SAME_PROVIDER).obstacle is None
+    stage.wait(2.5 * FIRST_SLOW_SECONDS)
+    one.call(UNKNOWN, turned_away=True)
+    waits = [other.ask().wait_seconds for _ in range(3)]
+    assert waits[2] - waits[1] == about_exactly(2 * FIRST_SLOW_SECONDS)
+
+
+def test_refusals_of_calls_that_ran_together_count_once(stage: Stage) -> None:
+    """A hundred that are turned away at the same moment say the same."""
+    process = stage.process()
+    calls = [process.begin() for _ in range(20)]
+    for call_id in calls:
+        process.settle(call_id, UNKNOWN, turned_away=True)
+    process.ask()
+    assert process.ask().wait_seconds == about(FIRST_SLOW_SECONDS)
+
+
+def test_each_call_that_is_granted_makes_it_faster(stage: Stage) -> None:
+    """So the vendor's own limit is found, and a moment's trouble is soon forgotten."""
+    process = stage.process()
+    process.call(UNKNOWN, turned_away=True)
+    stage.wait(0.05)
+    for number in range(6):
+        while process.ask(f"call-{number}", has_turn=True, is_late=True).obstacle:
+            stage.wait(0.05)
+        process.settle(f"call-{number}", GOOD)
+    waits = [process.ask().wait_seconds for _ in range(3)]
+    assert waits[2] - waits[1] == about_exactly(FIRST_SLOW_SECONDS * FASTER**6)
+
+
+def test_a_limit_that_is_stricter_than_the_vendor_stays(stage: Stage) -> None:
+    """What is configured holds; what was learned makes it only slower."""
+    process = stage.process(requests_per_minute=6)
+    process.ask()
+    stage.process().call(UNKNOWN, SAME_PROVIDER, turned_away=True)
+    told = process.ask()
+    assert (told.obstacle, told.wait_seconds) == (Obstacle.RATE_LIMIT, about(10.0))
+
+
 # --- when nobody can be asked
 
 
@@ -594,6 +871,9 @@ def test_an_outage_is_told_as_such(admission: AdmissionProtocol) -> None:
         lambda: process.settle("call", GOOD),
         lambda: admission.leave(OPENAI, "call"),
         lambda: admission.breaker(OPENAI.provider),
+        lambda: admission.load(OPENAI.provider),
+        lambda: admission.release(OPENAI.provider),
+        lambda: admission.call_next(OPENAI.provider),
     ):
         with pytest.raises(AdmissionUnavailable) as error:
             ask()
@@ -623,13 +903,17 @@ def test_every_key_is_ours_and_expires(on_redis: Stage, redis_client: Redis, key
     half_open_elsewhere = on_redis.process(max_concurrent_calls=1)
     half_open_elsewhere.begin(ANTHROPIC)
     assert half_open_elsewhere.ask("waits", ANTHROPIC).obstacle is Obstacle.CONCURRENCY
+    assert half_open_elsewhere.ask("sleeps", ANTHROPIC, can_sleep=True).sleeps
+    assert on_redis.process().admission.call_next(ANTHROPIC.provider) == ["sleeps"]
+    assert process.ask("sleeps", has_turn=True, is_late=True, can_sleep=True).sleeps
+    process.settle("turned-away", UNKNOWN, turned_away=True)
     names = {str(key) for key in redis_client.scan_iter(f"{key_prefix}*")}
     kinds = {name.removeprefix(f"{key_prefix}admission:").split(":")[0] for name in names}
-    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "ticket"}
+    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "asleep", "flow", "ticket"}
     lives = {name: redis_client.pttl(name) for name in names}
     assert all(0 < life <= 2 * 3_600_000 for life in lives.values()), lives
     assert lives[f"{key_prefix}admission:ticket:anthropic:waits"] == pytest.approx(
-        (PLACE_KEPT_SECONDS + 0.05) * 1000, abs=SLACK * 1000
+        TICKET_KEPT_SECONDS * 1000, abs=SLACK * 1000
     )
 
 

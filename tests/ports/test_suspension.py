@@ -10,7 +10,7 @@ from contracts.enums import CallbackStatus, QueueStatus
 from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import Action, ClaimState, Decision, Due, LedgerProtocol
 from llm_provider.queue_models import QueuedRequest
-from tests.ports.ledger_suite import SHORT, SOME_PROGRESS, Stage, action_of, at_once
+from tests.ports.ledger_suite import SHORT, SOME_PROGRESS, TICK, Stage, action_of, at_once
 from tests.unit.builders import a_request, a_verdict_for, an_error_for, some_texts
 
 
@@ -135,6 +135,7 @@ def test_a_suspended_request_is_told_as_processing(stage: Stage) -> None:
     after = ledger.view(stage.suspended().queue_id)
     assert before is not None
     assert after is not None
+    assert (before.is_suspended, after.is_suspended) == (False, True)
     assert (after.status, after.callback_status, after.position) == (
         QueueStatus.PROCESSING,
         CallbackStatus.PENDING,
@@ -223,6 +224,60 @@ def test_an_outage_does_not_delay_what_is_suspended(stage: Stage) -> None:
 
 
 # --- the deadline
+
+
+def test_who_is_woken_is_claimed_at_once(stage: Stage) -> None:
+    """Its wait is over, its progress is what it was, and no other one's wait ends."""
+    ledger = stage.open()
+    called, other = stage.suspended(), stage.suspended()
+    assert ledger.wake([called.queue_id, "unknown"]) == [called.queue_id]
+    claim = ledger.claim(called.queue_id, "second")
+    assert (claim.state, claim.progress) == (ClaimState.CLAIMED, SOME_PROGRESS)
+    assert ledger.claim(other.queue_id, "second").state is ClaimState.LEFT
+
+
+def test_a_message_to_who_was_woken_may_get_lost(stage: Stage) -> None:
+    """A sweeper sends it again, after a while, and nothing before."""
+    ledger = stage.open(redispatch_after=SHORT)
+    request = stage.suspended()
+    ledger.wake([request.queue_id])
+    assert stage.sweep() == []
+    stage.wait(SHORT + TICK)
+    assert stage.sweep() == dispatched(request)
+
+
+def test_who_is_woken_before_it_sleeps_does_not_sleep(stage: Stage) -> None:
+    """It was told to wait, and called in the moment before it did; the next wait is one again."""
+    ledger = stage.open()
+    request = stage.running("first")
+    assert ledger.wake([request.queue_id]) == []
+    assert suspend(ledger, request, "first", wait_seconds=600.0)
+    assert stage.sweep() == dispatched(request)
+    assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED
+    assert suspend(ledger, request, "second", wait_seconds=600.0)
+    assert ledger.claim(request.queue_id, "third").state is ClaimState.LEFT
+
+
+def test_a_call_that_was_never_needed_is_forgotten(stage: Stage) -> None:
+    """Whoever was called while it ran, and ran on, sleeps the next time as long as it says."""
+    ledger = stage.open(lease=SHORT)
+    request = stage.running("first")
+    ledger.wake([request.queue_id])
+    stage.wait(SHORT)
+    assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED
+    assert suspend(ledger, request, "second", wait_seconds=600.0)
+    assert ledger.claim(request.queue_id, "third").state is ClaimState.LEFT
+
+
+@pytest.mark.parametrize("state", ["accept", "decided", "delivered"])
+def test_nobody_else_is_woken(stage: Stage, state: str) -> None:
+    """What waits for its first worker, or is over, stays as it is."""
+    ledger = stage.open()
+    made = getattr(stage, state)()
+    request = made.request if isinstance(made, Decision) else made
+    before = ledger.view(request.queue_id)
+    assert ledger.wake([request.queue_id]) == []
+    assert ledger.view(request.queue_id) == before
 
 
 def test_no_wait_outlasts_the_deadline(stage: Stage) -> None:

@@ -1,6 +1,6 @@
 """Test data that differ only where a test says so, and a worker made of parts in memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ from llm_provider.adapters.event_publisher import KafkaEventPublisher
 from llm_provider.adapters.memory_bus import MemoryBus, PublishedRecord
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryResultStore
-from llm_provider.admission import Admission, BreakerView
+from llm_provider.admission import Admission, BreakerView, ProviderLoad
 from llm_provider.api_models import LLMConfigOverrides
 from llm_provider.call_attempts import CallPolicy
 from llm_provider.errors import AdmissionUnavailable, ComparisonError, RateLimited
@@ -146,7 +146,9 @@ class ScriptedAdmission:
     left: list[str] = field(default_factory=list)
     renewals: int = 0
     view: BreakerView = field(default_factory=BreakerView)
-    held: dict[str, float] = field(default_factory=dict)
+    at_provider: ProviderLoad = field(default_factory=ProviderLoad)
+    called: tuple[str, ...] = ()
+    forgotten: list[str] = field(default_factory=list)
     released: list[LLMProviderType] = field(default_factory=list)
     is_away: bool = False
 
@@ -158,25 +160,35 @@ class ScriptedAdmission:
             raise answer
         return answer
 
-    def settle(self, target: ComparisonTarget, call_id: str, **about: Any) -> None:
+    def settle(self, target: ComparisonTarget, call_id: str, **about: Any) -> Sequence[str]:
         self._answer_or_fail()
         self.settled.append(about)
+        return self.called
 
-    def leave(self, target: ComparisonTarget, call_id: str) -> None:
+    def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         self._answer_or_fail()
         self.left.append(call_id)
+        return self.called
 
-    def renew(self) -> None:
+    def forget(self, call_id: str) -> None:
+        self.forgotten.append(call_id)
+
+    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
+        self._answer_or_fail()
+        return self.called
+
+    def renew(self) -> Sequence[str]:
         self._answer_or_fail()
         self.renewals += 1
+        return self.called
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         self._answer_or_fail()
         return self.view
 
-    def held_models(self, provider: LLMProviderType) -> Mapping[str, float]:
+    def load(self, provider: LLMProviderType) -> ProviderLoad:
         self._answer_or_fail()
-        return self.held
+        return self.at_provider
 
     def release(self, provider: LLMProviderType) -> None:
         self._answer_or_fail()
@@ -185,6 +197,16 @@ class ScriptedAdmission:
     def _answer_or_fail(self) -> None:
         if self.is_away:
             raise AdmissionUnavailable("Redis is away.")
+
+
+@dataclass
+class Bell:
+    """A WakerProtocol that remembers whom it was to wake."""
+
+    woken: list[str] = field(default_factory=list)
+
+    def wake(self, queue_ids: Sequence[str]) -> None:
+        self.woken.extend(queue_ids)
 
 
 def a_policy(**changes: Any) -> CallPolicy:
@@ -217,7 +239,7 @@ class Worker:
         self.admission = ScriptedAdmission()
         self.caller = ProviderCaller(
             {self.provider.name: self.provider},
-            Gatekeeper(self.admission, lease_seconds=60),
+            Gatekeeper(self.admission, Bell(), lease_seconds=60),
             a_policy(timeout_seconds=timeout_seconds),
             sleep=sleep,
         )

@@ -9,7 +9,7 @@ from contracts.enums import LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.admission import Admission, BreakerState, BreakerView, CallHealth, Obstacle
 from llm_provider.api_models import LLMConfigOverrides
-from llm_provider.call_attempts import COME_BACK_SECONDS, SHORT_WAIT_SECONDS, CallLater
+from llm_provider.call_attempts import SHORT_WAIT_SECONDS, CallLater
 from llm_provider.errors import (
     AnswerLost,
     AuthenticationFailed,
@@ -39,6 +39,7 @@ from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import Outcome, QueuedRequest
 from llm_provider.retries import RetrySchedule
 from tests.unit.builders import (
+    Bell,
     ScriptedAdmission,
     ScriptedProvider,
     a_policy,
@@ -59,7 +60,7 @@ class Caller:
         self.slept: list[float] = []
         self.caller = ProviderCaller(
             {LLMProviderType.OPENAI: self.provider},
-            Gatekeeper(self.admission, lease_seconds=60),
+            Gatekeeper(self.admission, Bell(), lease_seconds=60),
             a_policy(**policy),
             sleep=self.slept.append,
         )
@@ -277,7 +278,7 @@ def test_many_short_waits_are_a_long_one() -> None:
     with pytest.raises(CallLater) as later:
         caller.compare(progress=WORKER)
 
-    assert later.value.wait_seconds == COME_BACK_SECONDS
+    assert later.value.wait_seconds == 0.9
     assert sum(caller.slept) <= SHORT_WAIT_SECONDS
 
 
@@ -303,16 +304,51 @@ def test_an_obstacle_that_lasts_beyond_the_deadline_says_so(obstacle: Obstacle, 
     assert caller.admission.left == [caller.request.queue_id]
 
 
-def test_who_will_be_queued_keeps_turn_and_place() -> None:
+def test_who_will_be_queued_keeps_its_turn() -> None:
     """A synchronous call that cannot wait for its place goes on from there in the queue."""
     caller = Caller()
-    caller.admission.answers = [Admission(Obstacle.CONCURRENCY, wait_seconds=9, has_turn=True)]
+    caller.admission.answers = [Admission(Obstacle.CONCURRENCY, wait_seconds=9, has_turn=True, is_late=True)]
 
     with pytest.raises(LimitReached) as late:
         caller.compare()
 
-    assert late.value.has_turn
-    assert caller.admission.left == []
+    assert (late.value.has_turn, late.value.is_late) == (True, True)
+    assert caller.admission.left == [caller.request.queue_id]
+
+
+@pytest.mark.parametrize("wait", [0.1, 60.0, 10_000.0])
+def test_who_sleeps_until_it_is_called_needs_no_thread(wait: float) -> None:
+    """However short or long it may take; at its deadline it is told, and until then nothing is lost by waiting."""
+    caller = Caller()
+    told = Admission(Obstacle.CONCURRENCY, wait_seconds=wait, has_turn=True, is_late=True, sleeps=True)
+    caller.admission.answers = [told]
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(seconds_left=600, progress=WORKER)
+
+    assert later.value.wait_seconds == wait
+    assert later.value.progress == CallProgress(has_turn=True, is_late=True)
+    assert (caller.slept, caller.admission.left) == ([], [])
+
+
+def test_only_who_can_come_back_can_sleep() -> None:
+    """A synchronous call has its caller on the line."""
+    caller = Caller()
+
+    caller.compare(progress=WORKER)
+    caller.compare()
+
+    assert [asked["can_sleep"] for asked in caller.admission.asked] == [True, False]
+
+
+def test_who_was_late_for_its_turn_says_so() -> None:
+    """Otherwise it would pass as if on time."""
+    caller = Caller()
+
+    caller.compare(progress=CallProgress(has_turn=True, is_late=True))
+
+    asked = caller.admission.asked[0]
+    assert (asked["has_turn"], asked["is_late"]) == (True, True)
 
 
 def test_a_synchronous_call_reserves_no_distant_turn() -> None:
@@ -425,6 +461,33 @@ def test_a_429_holds_its_model_back_for_everybody() -> None:
     assert caller.admission.settled[0]["hold_seconds"] == 17
 
 
+def test_a_limit_of_the_vendors_uses_up_no_try() -> None:
+    """Waiting is no failure; but for ever it is not repeated, and the last wait of the schedule repeats."""
+    caller = Caller(retries=RetrySchedule(waits=(3.0, 5.0), refusals=4, random=lambda: 0.5))
+    caller.provider.answer = RateLimited("no")
+    progress, waits = WORKER, list[float]()
+    for _ in range(4):
+        with pytest.raises(CallLater) as later:
+            caller.compare(progress=progress)
+        progress, waits = later.value.progress, [*waits, later.value.wait_seconds]
+    with pytest.raises(RateLimited):
+        caller.compare(progress=progress)
+
+    assert waits == [3.0, 5.0, 5.0, 5.0]
+    assert (progress.failures, progress.turned_away) == (0, 4)
+    assert all(told["turned_away"] for told in caller.admission.settled)
+
+
+def test_a_failure_is_not_turned_away() -> None:
+    """It says nothing about a limit, nor does a call that was granted."""
+    caller = Caller()
+    caller.provider.before = [ProviderOverloaded("no")]
+
+    caller.compare(progress=WORKER)
+
+    assert [told["turned_away"] for told in caller.admission.settled] == [False, False]
+
+
 def test_a_429_that_asks_for_too_much_is_cut() -> None:
     """One odd answer must not stop a model for a year; the request itself heeds it, and ends by it."""
     caller = Caller(longest_hold_seconds=600.0)
@@ -489,7 +552,7 @@ def test_the_mock_is_not_guarded() -> None:
     caller.provider.name = LLMProviderType.MOCK
     caller.provider.answer = ProviderOverloaded("as told")
     caller.caller = ProviderCaller(
-        {LLMProviderType.MOCK: caller.provider}, Gatekeeper(caller.admission, lease_seconds=60), a_policy()
+        {LLMProviderType.MOCK: caller.provider}, Gatekeeper(caller.admission, Bell(), lease_seconds=60), a_policy()
     )
 
     with pytest.raises(ProviderOverloaded) as failure:
@@ -613,5 +676,5 @@ def test_a_breaker_decides_about_availability() -> None:
         available.append(caller.caller.is_available(caller.provider))
     caller.admission.is_away = True
 
-    assert available == [True, False, False]
+    assert available == [True, False, False, True]
     assert caller.caller.is_available(caller.provider)

@@ -1,11 +1,14 @@
 """This process's side of admission control: it asks while it can, and lets calls go on while it cannot."""
 
+import threading
+
 from contracts.enums import LLMProviderType
-from llm_provider.admission import Admission, BreakerState, BreakerView, CallHealth, Obstacle
+from llm_provider.admission import Admission, BreakerState, BreakerView, CallHealth, Obstacle, ProviderLoad
 from llm_provider.gatekeeper import BLIND_SECONDS, CallReport, Gatekeeper
 from llm_provider.internal_models import ComparisonTarget
 from scripts.local_servers import wait_until
-from tests.unit.builders import Clock, ScriptedAdmission
+from tests.unit.api.service import captured_logs
+from tests.unit.builders import Bell, Clock, ScriptedAdmission
 
 TARGET = ComparisonTarget(provider=LLMProviderType.OPENAI, model="gpt")
 OPEN = Admission(Obstacle.CIRCUIT_OPEN, wait_seconds=9)
@@ -17,10 +20,19 @@ class Stage:
     def __init__(self, lease_seconds: float = 60) -> None:
         self.clock = Clock()
         self.admission = ScriptedAdmission()
-        self.gatekeeper = Gatekeeper(self.admission, lease_seconds, self.clock)
+        self.bell = Bell()
+        self.gatekeeper = Gatekeeper(self.admission, self.bell, lease_seconds, self.clock)
 
-    def ask(self, *, has_turn: bool = False) -> Admission:
-        return self.gatekeeper.ask(TARGET, "call", tokens=7, has_turn=has_turn, patience_seconds=3)
+    def ask(self, *, has_turn: bool = False, is_late: bool = False, can_sleep: bool = False) -> Admission:
+        return self.gatekeeper.ask(
+            TARGET,
+            "call",
+            tokens=7,
+            patience_seconds=3,
+            has_turn=has_turn,
+            is_late=is_late,
+            can_sleep=can_sleep,
+        )
 
 
 def test_what_is_asked_and_told_is_passed_on() -> None:
@@ -29,20 +41,34 @@ def test_what_is_asked_and_told_is_passed_on() -> None:
     stage.admission.answers = [OPEN]
     stage.admission.view = BreakerView(BreakerState.OPEN, 3, 9)
 
-    assert stage.ask(has_turn=True) == OPEN
-    stage.gatekeeper.settle(TARGET, "call", Admission(is_probe=True), CallReport(CallHealth.BAD, 5, 17))
+    assert stage.ask(has_turn=True, can_sleep=True) == OPEN
+    stage.gatekeeper.settle(TARGET, "call", Admission(is_probe=True), CallReport(CallHealth.BAD, 5, 17, True))
     stage.gatekeeper.leave(TARGET, "call")
 
     assert stage.admission.asked == [
-        {"target": TARGET, "call_id": "call", "tokens": 7, "has_turn": True, "patience_seconds": 3}
+        {
+            "target": TARGET,
+            "call_id": "call",
+            "tokens": 7,
+            "patience_seconds": 3,
+            "has_turn": True,
+            "is_late": False,
+            "can_sleep": True,
+        }
     ]
     assert stage.admission.settled == [
-        {"health": CallHealth.BAD, "is_probe": True, "tokens_beyond_estimate": 5, "hold_seconds": 17}
+        {
+            "health": CallHealth.BAD,
+            "is_probe": True,
+            "tokens_beyond_estimate": 5,
+            "hold_seconds": 17,
+            "turned_away": True,
+        }
     ]
     assert stage.admission.left == ["call"]
     assert stage.gatekeeper.breaker(LLMProviderType.OPENAI) == stage.admission.view
-    stage.admission.held = {"gpt": 17.0}
-    assert stage.gatekeeper.held_models(LLMProviderType.OPENAI) == {"gpt": 17.0}
+    stage.admission.at_provider = ProviderLoad(running=2, waiting=3, held_models={"gpt": 17.0})
+    assert stage.gatekeeper.load(LLMProviderType.OPENAI) == stage.admission.at_provider
     assert stage.gatekeeper.release(LLMProviderType.OPENAI)
     assert stage.admission.released == [LLMProviderType.OPENAI]
 
@@ -52,15 +78,18 @@ def test_without_redis_everything_is_admitted() -> None:
     stage = Stage()
     stage.admission.is_away = True
 
-    assert stage.ask(has_turn=True) == Admission(has_turn=True)
+    assert stage.ask(has_turn=True, is_late=True) == Admission(has_turn=True, is_late=True)
     stage.clock.advance(2 * BLIND_SECONDS)
     stage.gatekeeper.settle(TARGET, "call", Admission(), CallReport())
     stage.clock.advance(2 * BLIND_SECONDS)
     stage.gatekeeper.leave(TARGET, "call")
     stage.clock.advance(2 * BLIND_SECONDS)
-    assert stage.gatekeeper.breaker(LLMProviderType.OPENAI) == BreakerView()
+    assert stage.gatekeeper.breaker(LLMProviderType.OPENAI) == BreakerView(BreakerState.UNKNOWN)
     stage.clock.advance(2 * BLIND_SECONDS)
-    assert stage.gatekeeper.held_models(LLMProviderType.OPENAI) == {}
+    assert stage.gatekeeper.load(LLMProviderType.OPENAI) == ProviderLoad()
+    stage.clock.advance(2 * BLIND_SECONDS)
+    stage.gatekeeper.call_next(LLMProviderType.OPENAI)
+    assert stage.bell.woken == []
     stage.clock.advance(2 * BLIND_SECONDS)
     assert not stage.gatekeeper.release(LLMProviderType.OPENAI)
 
@@ -77,6 +106,58 @@ def test_who_could_not_ask_leaves_it_for_a_moment() -> None:
     assert stage.ask() == Admission()
     stage.clock.advance(BLIND_SECONDS)
     assert stage.ask() == OPEN
+
+
+def test_what_cannot_be_told_is_not_held_any_longer() -> None:
+    """Renewed for ever, a place or a probe would be lost until the process ends."""
+    stage = Stage()
+    stage.admission.is_away = True
+    stage.ask()
+    stage.admission.is_away = False
+
+    stage.gatekeeper.settle(TARGET, "settled", Admission(), CallReport())
+    stage.gatekeeper.leave(TARGET, "left")
+
+    assert (stage.admission.settled, stage.admission.left) == ([], [])
+    assert stage.admission.forgotten == ["settled", "left"]
+
+
+def test_whoever_may_come_now_is_woken() -> None:
+    """Each operation that makes room tells for whom."""
+    stage = Stage(lease_seconds=0.04)
+    stage.admission.called = ("next",)
+    stage.admission.answers = [Admission(called=("asked",))]
+    stage.ask()
+    stage.gatekeeper.stop()
+    stage.bell.woken.clear()
+    stage.admission.answers = [Admission(called=("asked",))]
+
+    stage.ask()
+    stage.gatekeeper.settle(TARGET, "call", Admission(), CallReport())
+    stage.gatekeeper.leave(TARGET, "call")
+    stage.gatekeeper.call_next(LLMProviderType.OPENAI)
+
+    assert stage.bell.woken == ["asked", "next", "next", "next"]
+
+
+def test_an_outage_is_told_once_by_many_threads() -> None:
+    """Of a hundred that wait for it one is enough."""
+    stage = Stage()
+    stage.admission.is_away = True
+    with captured_logs() as logged:
+        together = threading.Barrier(20)
+
+        def ask() -> None:
+            together.wait()
+            stage.ask()
+
+        threads = [threading.Thread(target=ask) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert 1 <= logged.getvalue().count("calls_go_on_without_limits") <= 3
 
 
 def test_places_are_renewed_from_the_first_call_on() -> None:

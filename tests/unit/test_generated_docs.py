@@ -13,6 +13,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.providers.openai_provider import OpenAIProvider
+from llm_provider.admission import ProviderLoad
 from llm_provider.config import PREFIX, Settings, VendorSettings
 from llm_provider.errors import (
     AuthenticationFailed,
@@ -132,7 +133,7 @@ def unavailable(service: Service) -> Any:
 
 def providers(service: Service) -> Any:
     service.open_circuit()
-    service.admission.held = {"gpt-5.4-mini": 17.0}
+    service.admission.at_provider = ProviderLoad(running=0, waiting=12, held_models={"gpt-5.4-mini": 17.0})
     return service.get("/api/v1/providers").json
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from llm_provider import metrics
 from llm_provider.adapters.memory_ledger import MemoryLedger
+from llm_provider.admission import BreakerState, BreakerView, ProviderLoad
 from llm_provider.bootstrap import ledger_timing
 from llm_provider.config import Settings
 
@@ -26,6 +27,27 @@ def test_without_the_ledger_only_its_absence_is_told() -> None:
 
     assert "llm_provider_ledger_up 0.0" in text
     assert "llm_provider_requests_open" not in text
+
+
+def test_every_provider_tells_how_it_stands() -> None:
+    """By its name; of one that nobody can be asked about nothing is told."""
+    held = ProviderLoad(running=3, waiting=7, held_models={"a": 1.0, "b": 2.0})
+    states = [
+        ("openai", BreakerView(BreakerState.OPEN), held),
+        ("google", BreakerView(), ProviderLoad()),
+        ("anthropic", BreakerView(BreakerState.UNKNOWN), ProviderLoad()),
+    ]
+    text = metrics.render(MemoryLedger(ledger_timing(Settings())), states).decode()
+
+    for name, openai, google in (
+        ("circuit_closed", 0, 1),
+        ("calls_running", 3, 0),
+        ("calls_waiting", 7, 0),
+        ("models_held", 2, 0),
+    ):
+        assert f'llm_provider_{name}{{provider="openai"}} {openai:.1f}' in text
+        assert f'llm_provider_{name}{{provider="google"}} {google:.1f}' in text
+    assert "anthropic" not in text
 
 
 def test_several_processes_count_together(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pytest
 from contracts.enums import LLMProviderType, QueueStatus
 from contracts.errors import ErrorCode
 from llm_provider.adapters.memory_ledger import MemoryLedger
-from llm_provider.errors import LedgerUnavailable, RateLimited
+from llm_provider.errors import LedgerUnavailable, ProviderOverloaded, RateLimited
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.ledger import Action, ClaimState
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_processor import COMMIT_RETRY_SECONDS
 from tests.unit.builders import (
+    Bell,
     Worker,
     a_policy,
     a_request,
@@ -170,7 +171,7 @@ def a_worker_on_a_vendor(**options: Any) -> Worker:
     worker = Worker(**options)
     worker.provider.name = LLMProviderType.OPENAI
     worker.caller = ProviderCaller(
-        {LLMProviderType.OPENAI: worker.provider}, Gatekeeper(worker.admission, lease_seconds=60), a_policy()
+        {LLMProviderType.OPENAI: worker.provider}, Gatekeeper(worker.admission, Bell(), lease_seconds=60), a_policy()
     )
     worker.processor._caller = worker.caller  # noqa: SLF001 A worker of these tests has one caller.
     return worker
@@ -197,7 +198,7 @@ def test_a_request_that_has_to_wait_is_suspended_and_comes_back() -> None:
 def test_the_schedule_ends_over_several_claims() -> None:
     """Failures before a wait count after it, and the last error is the outcome."""
     worker = a_worker_on_a_vendor()
-    worker.provider.answer = RateLimited("no", retry_after_seconds=30)
+    worker.provider.answer = ProviderOverloaded("no", retry_after_seconds=30)
     request = worker.accept(provider="openai", model="gpt")
     for _ in range(4):
         worker.run(request)
@@ -205,7 +206,7 @@ def test_the_schedule_ends_over_several_claims() -> None:
     assert len(worker.provider.calls) == 4
     error = read(worker.records[0]).data.error_detail
     assert error is not None
-    assert (error.error_code, error.details) == (ErrorCode.RATE_LIMIT, {"retry_after_seconds": 30})
+    assert (error.error_code, error.details) == (ErrorCode.SERVICE_UNAVAILABLE, {"retry_after_seconds": 30})
 
 
 def test_a_suspension_waits_for_redis_too() -> None:

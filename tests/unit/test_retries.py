@@ -37,6 +37,22 @@ def test_what_may_pass_is_tried_again(failure: type[ProviderError]) -> None:
     assert waits == [1.0, 4.0, 9.0, None]
 
 
+def test_what_a_limit_turns_away_is_asked_again_more_often() -> None:
+    """The last wait repeats, up to as many refusals as there may be; what the vendor asks for counts here, too."""
+    patient = RetrySchedule(waits=(1.0, 4.0), refusals=5, random=lambda: 0.5)
+    waits = [patient.wait_after_refusal(RateLimited("no"), refusals=count) for count in range(1, 7)]
+
+    assert waits == [1.0, 4.0, 4.0, 4.0, 4.0, None]
+    assert patient.wait_after_refusal(RateLimited("no", retry_after_seconds=30), refusals=1) == pytest.approx(31.5)
+
+
+def test_without_waits_a_refusal_is_repeated_when_the_vendor_says() -> None:
+    """Its turn is reserved anew in any case."""
+    hasty = RetrySchedule(waits=(), refusals=1, random=lambda: 0.0)
+    assert hasty.wait_after_refusal(RateLimited("no", retry_after_seconds=3), refusals=1) == 3.0
+    assert hasty.wait_after_refusal(RateLimited("no"), refusals=1) == 0.0
+
+
 @pytest.mark.parametrize("failure", FINAL)
 def test_what_would_fail_again_is_final(failure: type[ProviderError]) -> None:
     """A key, a quota or an answer does not become better by asking."""

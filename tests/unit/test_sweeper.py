@@ -41,6 +41,7 @@ class Journal:
     broken: dict[str, Exception] = field(default_factory=dict)
     empty: bool = False
     broker_away_for: float | None = None
+    wakings: int = 0
 
     def seconds_to_leave_deliveries(self) -> float | None:
         return self.broker_away_for
@@ -57,6 +58,9 @@ class Journal:
     def expire(self, queue_id: str) -> None:
         self._note("expire", queue_id)
 
+    def wake_next(self) -> None:
+        self.wakings += 1
+
     def _note(self, what: str, queue_id: str) -> None:
         self.lines.append(f"{what} {queue_id}")
         if queue_id in self.broken:
@@ -64,7 +68,7 @@ class Journal:
 
 
 def sweeper(ledger: MemoryLedger, journal: Journal, batch: int = 200) -> Sweeper:
-    return Sweeper(ledger, journal, journal, interval_seconds=60.0, batch=batch)
+    return Sweeper(ledger, journal, journal, journal, interval_seconds=60.0, batch=batch)
 
 
 def swept(sweeper: Sweeper) -> bool:
@@ -172,7 +176,7 @@ def test_the_started_sweeper_sweeps_until_it_is_stopped() -> None:
     """It needs nobody to call it."""
     ledger = DueLedger(a_timing(), batches=[[Due("a", Action.EXPIRE)]])
     journal = Journal()
-    running = Sweeper(ledger, journal, journal, interval_seconds=0.001, batch=1)
+    running = Sweeper(ledger, journal, journal, journal, interval_seconds=0.001, batch=1)
     running.start()
     assert wait_until(lambda: len(ledger.told_empty) >= 3 and bool(journal.lines), 10)
     running.stop()
@@ -182,11 +186,20 @@ def test_the_started_sweeper_sweeps_until_it_is_stopped() -> None:
     assert len(ledger.told_empty) == rounds
 
 
+def test_each_sweep_wakes_who_may_be_called() -> None:
+    """A place that lapsed, or a circuit that closed, tells nobody by itself."""
+    journal = Journal()
+    running = sweeper(DueLedger(a_timing()), journal)
+    swept(running)
+    swept(running)
+    assert journal.wakings == 2
+
+
 def test_whatever_a_crash_leaves_is_put_right() -> None:
     """Never dispatched, died while running, died before the delivery: each ends with its one event."""
     worker = Worker(ledger=MemoryLedger(a_timing(lease=10.0, settle=2.0, redispatch_after=10.0)))
     queue = MemoryDispatcher()
-    running = Sweeper(worker.ledger, queue, worker.processor, interval_seconds=60.0, batch=200)
+    running = Sweeper(worker.ledger, queue, worker.processor, worker.caller, interval_seconds=60.0, batch=200)
     undispatched, died, undelivered = worker.accept(), worker.accept(), worker.accept()
     worker.ledger.claim(died.queue_id, "dead")
     worker.ledger.commit(undelivered.queue_id, a_verdict_for(undelivered))
@@ -206,6 +219,6 @@ def test_an_expired_request_is_told_though_no_message_of_it_ever_arrives() -> No
     request = a_request(deadline_seconds=5.0)
     worker.ledger.accept(request, some_texts())
     worker.clock.advance(6)
-    swept(Sweeper(worker.ledger, queue, worker.processor, interval_seconds=60.0, batch=200))
+    swept(Sweeper(worker.ledger, queue, worker.processor, worker.caller, interval_seconds=60.0, batch=200))
     assert len(worker.records) == 1
     assert queue.messages == ["something else"]

@@ -53,7 +53,7 @@ def parts_of(worker: Worker, *, sweep_interval_seconds: float) -> WorkerParts:
     return WorkerParts(
         processor=worker.processor,
         leases=worker.leases,
-        sweeper=Sweeper(worker.ledger, queue, worker.processor, interval_seconds=interval, batch=200),
+        sweeper=Sweeper(worker.ledger, queue, worker.processor, worker.caller, interval_seconds=interval, batch=200),
         bus=worker.bus,
         caller=worker.caller,
         ledger=worker.ledger,

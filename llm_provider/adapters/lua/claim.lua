@@ -57,6 +57,7 @@ if lapses >= number(ARGV[6]) then
   redis.call('SET', KEYS[5], ARGV[1], 'PX', 86400000)
 end
 
+redis.call('HDEL', record, 'woken')
 local lease = math.min(now + lease_ms, deadline + number(ARGV[5]))
 redis.call('HSET', record, 'state', 'running', 'holder', ARGV[2], 'lease', lease)
 redis.call('ZADD', open, 'XX', lease, ARGV[1])

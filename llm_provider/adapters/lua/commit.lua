@@ -12,7 +12,7 @@ if r[2] then return {'adopted', r[1], r[2]} end
 if r[3] == 'delivered' then return {'gone'} end
 
 redis.call('HSET', record, 'state', 'decided', 'outcome', ARGV[2], 'kind', ARGV[3], 'decided', now)
-redis.call('HDEL', record, 'texts', 'holder', 'lease', 'due', 'progress', 'wait')
+redis.call('HDEL', record, 'texts', 'holder', 'lease', 'due', 'progress', 'wait', 'woken')
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[2], 'XX', now + number(ARGV[4]), ARGV[1])
 redis.call('HINCRBY', KEYS[5], ARGV[3], 1)

@@ -31,7 +31,7 @@ from llm_provider.prompts import build_prompt
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import utc_now
 from llm_provider.sync_threads import SyncThreads
-from tests.unit.builders import ScriptedAdmission, a_policy
+from tests.unit.builders import Bell, ScriptedAdmission, a_policy
 
 PROMPT = "Judge them by the prompt-4711 rubric."
 ESSAY_A = "The first essay, marked essay-4712, argues for trains."
@@ -115,7 +115,7 @@ class Service:
         providers = {provider.name: provider for provider in (self.unconfigured, self.provider)}
         self.admission = ScriptedAdmission()
         policy = a_policy(timeout_seconds=self.settings.provider_timeout_seconds)
-        gatekeeper = Gatekeeper(self.admission, lease_seconds=60)
+        gatekeeper = Gatekeeper(self.admission, Bell(), lease_seconds=60)
         self.caller = ProviderCaller(providers, gatekeeper, policy, sleep=lambda seconds: None)
         self.sync_threads = SyncThreads(self.settings.sync_threads)
         self.orchestrator = LLMOrchestratorImpl(

@@ -3,6 +3,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.events.llm_provider_events import TokenUsage
+from llm_provider.admission import ProviderLoad
 from llm_provider.errors import AuthenticationFailed
 from tests.unit.api.service import Service, captured_logs
 
@@ -22,7 +23,7 @@ def samples(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 def test_the_providers_are_listed_with_their_state(service: Service) -> None:
     """Configured: a call could be made; available: one would be made now; and what its circuit breaker says."""
     service.open_circuit()
-    service.admission.held = {"a-model": 17.04}
+    service.admission.at_provider = ProviderLoad(running=3, waiting=7, held_models={"a-model": 17.04})
     response = service.get("/api/v1/providers")
 
     assert response.status_code == 200
@@ -35,6 +36,8 @@ def test_the_providers_are_listed_with_their_state(service: Service) -> None:
                 "default_model": "scripted-1",
                 "circuit_breaker": "closed",
                 "retry_in_seconds": None,
+                "running_calls": 0,
+                "waiting_requests": 0,
                 "held_models": [],
             },
             {
@@ -44,6 +47,8 @@ def test_the_providers_are_listed_with_their_state(service: Service) -> None:
                 "default_model": "scripted-1",
                 "circuit_breaker": "open",
                 "retry_in_seconds": 61.0,
+                "running_calls": 3,
+                "waiting_requests": 7,
                 "held_models": [{"model": "a-model", "retry_in_seconds": 17.0}],
             },
         ]

@@ -1,84 +1,128 @@
 #!lua flags=allow-oom
--- KEYS breaker pace slots line due ticket
+-- KEYS breaker slots line due asleep flow pace ticket
 -- ARGV call_id lease_ms max_concurrent(0: any number) requests_per_minute tokens_per_minute(0: no limit) tokens
---   has_turn(0|1) patience_ms chance(0..1) lateness_ms kept_ms
--- -> {obstacle or '', wait_ms, has_turn, is_probe, epoch}
-local breaker, slots, line, due, ticket_key = KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local call, lease_ms, max_concurrent = ARGV[1], number(ARGV[2]), number(ARGV[3])
-local tokens, has_turn, patience_ms, chance = number(ARGV[6]), number(ARGV[7]), number(ARGV[8]), number(ARGV[9])
+--   turn(0: none|1: reserved|2: late for it) patience_ms chance(0..1) can_sleep(0|1)
+-- -> {obstacle or '', wait_ms, turn, is_probe, epoch, now, sleeps(0|1), who may come now ...}
+local p, pace_key, ticket_key = provider_keys(), KEYS[7], KEYS[8]
+local call, lease_ms, limit = ARGV[1], number(ARGV[2]), number(ARGV[3])
+local tokens, turn, patience_ms, chance = number(ARGV[6]), number(ARGV[7]), number(ARGV[8]), number(ARGV[9])
+local can_sleep = ARGV[10] == '1'
 local now = now_ms()
 
-local function obstacle(name, wait_ms, turn)
-  return {name, math.ceil(wait_ms), turn, 0, ''}
+local function obstacle(name, wait_ms, sleeps, called)
+  return {name, math.ceil(wait_ms), turn, 0, '', tostring(now), sleeps and 1 or 0, unpack(called or {})}
+end
+
+local function ticket()
+  return redis.call('GET', ticket_key) or string.format('%.3f', now)
+end
+
+-- In the line it stands by when it first asked, however often it asks again.
+local function stand(key, until_ms)
+  local mine = ticket()
+  leave_line(p, call)
+  redis.call('SET', ticket_key, mine, 'PX', TICKET_KEPT_MS)
+  redis.call('ZADD', p.line, mine, call)
+  redis.call('ZADD', key, until_ms, call)
+  keep(p.line, until_ms - now + 60000)
+  keep(key, until_ms - now + 60000)
+end
+
+-- It will be called. Should that get lost, it looks again after a while; all who wait do so now and then, not at once.
+local function sleep()
+  stand(p.asleep, now + patience_ms)
+  return LOOK_AGAIN_MS + LOOK_AGAIN_EACH_MS * redis.call('ZRANK', p.line, call)
 end
 
 -- 1. The breaker. While it is half-open, nobody passes beside the probe that runs.
-local b = redis.call('HMGET', breaker, 'until', 'probe', 'probe_until', 'epoch')
+local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'probe_until', 'epoch')
 local half_open = b[1] and number(b[1]) <= now
-if b[1] and not half_open then return obstacle('circuit_open', number(b[1]) - now, has_turn) end
+if b[1] and not half_open then
+  local wait_ms = number(b[1]) - now
+  if can_sleep and wait_ms < patience_ms then return obstacle('circuit_open', wait_ms + sleep(), true) end
+  return obstacle('circuit_open', wait_ms)
+end
 if half_open and b[2] and b[2] ~= call and number(b[3]) > now then
-  return obstacle('circuit_open', 750 + 500 * chance, has_turn)
+  if can_sleep then return obstacle('circuit_open', sleep(), true) end
+  return obstacle('circuit_open', 750 + 500 * chance)
 end
 
 -- 2. The rate limits, requests and tokens together or not at all.
-local pace = read_pace(KEYS[2], now, number(ARGV[4]), number(ARGV[5]))
+local pace = read_pace(pace_key, now, number(ARGV[4]), number(ARGV[5]))
 local held_ms = math.max(0, pace.hold - now)
-local limit = held_ms > 0 and 'vendor_hold' or 'rate_limit'
-if has_turn == 0 and (pace.requests or pace.tokens) then
-  local wait_ms = held_ms
-  local function ask_account(a, cost)
-    -- Who takes more than the account ever holds waits until it is full, and leaves it in debt.
-    wait_ms = math.max(wait_ms, a.at + (math.min(cost, a.burst) - a.burst) * a.interval - now)
+local whose_limit = (held_ms > 0 or pace.is_slowed) and 'vendor_hold' or 'rate_limit'
+
+local function cost_of(a)
+  return a.name == 'tokens' and tokens or 1
+end
+
+-- Who takes more than the account ever holds waits until it is full, and leaves it in debt.
+local function longest_wait(field, wait_ms)
+  for _, a in ipairs(pace.accounts) do
+    wait_ms = math.max(wait_ms, a[field] + (math.min(cost_of(a), a.burst) - a.burst) * a.interval - now)
   end
-  if pace.requests then ask_account(pace.requests, 1) end
-  if pace.tokens then ask_account(pace.tokens, tokens) end
-  if wait_ms > patience_ms then return obstacle(limit, wait_ms, 0) end
-  if pace.requests then write_pace(pace, 'requests', pace.requests.at + pace.requests.interval) end
-  if pace.tokens then write_pace(pace, 'tokens', pace.tokens.at + tokens * pace.tokens.interval) end
-  if wait_ms > 0 then return obstacle(limit, wait_ms, 1) end
+  return wait_ms
+end
+
+local function charge(field, stored_as)
+  for _, a in ipairs(pace.accounts) do
+    a[field] = a[field] + cost_of(a) * a.interval
+    write_pace(pace, a.name .. stored_as, a[field], a[field])
+  end
+end
+
+if turn == 0 and #pace.accounts > 0 then
+  local wait_ms = longest_wait('at', held_ms)
+  if wait_ms > patience_ms then return obstacle(whose_limit, wait_ms) end
+  charge('at', '')
+  turn = 1
+  if wait_ms > 0 then return obstacle(whose_limit, wait_ms) end
 elseif held_ms > 0 then
   -- Not paced by an account, those who wait are spread over some time behind the hold.
-  return obstacle(limit, held_ms + chance * math.min(60000, math.max(1000, held_ms / 5)), has_turn)
+  return obstacle(whose_limit, held_ms + chance * math.min(60000, math.max(1000, held_ms / 5)))
 end
-
--- 3. A slot. It goes to whoever asked first, of those who are there: who has not come back in time keeps its ticket,
--- but keeps nobody waiting.
-local function take_slot()
-  redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
-  if not redis.call('ZSCORE', slots, call) then
-    local absent = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 100)
-    if #absent > 0 then
-      redis.call('ZREM', due, unpack(absent))
-      redis.call('ZREM', line, unpack(absent))
+if #pace.accounts > 0 then
+  -- A turn is for a time. When many come late, because their provider was left alone or their workers were dead, they
+  -- pass one after the other all the same, and who comes on time meanwhile stands behind them.
+  local wait_ms = longest_wait('passed', 0)
+  if turn == 1 then
+    for _, a in ipairs(pace.accounts) do wait_ms = math.max(wait_ms, a.late - now) end
+    if wait_ms > 0 then
+      charge('late', '_late')
+      turn = 2
     end
-    local ticket = redis.call('GET', ticket_key) or string.format('%.3f', now)
-    local before = redis.call('ZCOUNT', line, '-inf', '(' .. ticket)
-    local free = max_concurrent - redis.call('ZCARD', slots)
-    if before >= free then
-      local wait_ms = math.min(1000, 50 + 100 * (before - math.max(0, free)) / max_concurrent)
-      redis.call('SET', ticket_key, ticket, 'PX', math.ceil(wait_ms + number(ARGV[11])))
-      redis.call('ZADD', line, ticket, call)
-      redis.call('ZADD', due, now + wait_ms + number(ARGV[10]), call)
-      redis.call('PEXPIRE', line, 60000)
-      redis.call('PEXPIRE', due, 60000)
-      return wait_ms
-    end
-    redis.call('ZREM', line, call)
-    redis.call('ZREM', due, call)
-    redis.call('DEL', ticket_key)
   end
-  redis.call('ZADD', slots, now + lease_ms, call)
-  redis.call('PEXPIRE', slots, math.ceil(lease_ms) + 1000)
-  return 0
+  if wait_ms > 0 then return obstacle(whose_limit, wait_ms) end
 end
 
-if max_concurrent > 0 then
-  local wait_ms = take_slot()
-  if wait_ms > 0 then return obstacle('concurrency', wait_ms, 1) end
+-- 3. A slot. It goes to whoever asked first, of those who are there or can be called.
+local called = {}
+if limit > 0 then
+  forget_absent(p, now)
+  if not half_open then called = call_next(p, now, limit) end
+  if not redis.call('ZSCORE', p.slots, call) then
+    local free = limit - redis.call('ZCARD', p.slots)
+    local before = half_open and 0 or redis.call('ZCOUNT', p.line, '-inf', '(' .. ticket())
+    if before >= free then
+      turn = math.max(turn, 1)
+      if can_sleep then return obstacle('concurrency', sleep(), true, called) end
+      local wait_ms = math.min(1000, 50 + 100 * (before - math.max(0, free)) / limit)
+      stand(p.due, now + wait_ms + LATENESS_MS)
+      return obstacle('concurrency', wait_ms, false, called)
+    end
+  end
+  for i = #called, 1, -1 do
+    if called[i] == call then table.remove(called, i) end
+  end
+  redis.call('ZADD', p.slots, now + lease_ms, call)
+  keep(p.slots, lease_ms + 1000)
 end
 
--- 4. The probe, last, so that only a call that is made takes it.
+-- 4. It is made: from here on it counts, and who is the probe is the only one.
+leave_line(p, call)
+redis.call('DEL', ticket_key)
+charge('passed', '_passed')
 if half_open then
-  redis.call('HSET', breaker, 'probe', call, 'probe_until', now + lease_ms)
+  redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + lease_ms)
 end
-return {'', 0, 1, half_open and 1 or 0, b[4] or ''}
+return {'', 0, 1, half_open and 1 or 0, b[4] or '', tostring(now), 0, unpack(called)}

@@ -1,5 +1,9 @@
 #!lua flags=allow-oom
--- KEYS breaker slots line due ticket    ARGV call_id
-for i = 2, 4 do redis.call('ZREM', KEYS[i], ARGV[1]) end
-redis.call('DEL', KEYS[5])
-if redis.call('HGET', KEYS[1], 'probe') == ARGV[1] then redis.call('HDEL', KEYS[1], 'probe', 'probe_until') end
+-- KEYS breaker slots line due asleep flow ticket    ARGV call_id max_concurrent(0: any number)
+-- -> who may come now ...
+local p = provider_keys()
+leave_line(p, ARGV[1])
+redis.call('ZREM', p.slots, ARGV[1])
+redis.call('DEL', KEYS[7])
+if redis.call('HGET', p.breaker, 'probe') == ARGV[1] then redis.call('HDEL', p.breaker, 'probe', 'probe_until') end
+return call_next(p, now_ms(), number(ARGV[2]))

@@ -1,5 +1,5 @@
--- Put before every script. Times are milliseconds of Redis's own clock, so that no host's clock matters; their
--- fraction tells two callers of the same millisecond apart.
+-- Put before every script, behind the constants of admission.py. Times are milliseconds of Redis's own clock, so that no
+-- host's clock matters; their fraction tells two callers of the same millisecond apart.
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + t[2] / 1000
@@ -9,28 +9,119 @@ local function number(value)
   return tonumber(value or 0)
 end
 
--- A model's account of requests, or of tokens: when what has been taken from it will have flowed back. A second's
--- worth may be taken at once, and one request always.
-local function account(field, per_minute, at)
-  return {field = field, interval = 60000 / per_minute, burst = math.max(1, per_minute / 60), at = at}
+local function keep(key, ms)
+  redis.call('PEXPIRE', key, math.max(redis.call('PTTL', key), math.ceil(ms)))
 end
 
--- What a model is held to, and until when its vendor asked to leave it alone. A rate of 0 is none.
+-- The pace of a model --------------------------------------------------------------------------------------------------
+
+-- A model's account of requests, or of tokens. `at`: when all turns that were given will have come. `passed`: when what
+-- has really been called will have flowed back. `late`: when all who came after their turn will have had another one.
+-- A second's worth may be taken at once, of a pace that was learned a tenth of that, and one request always.
+local function account(name, per_minute, stored, now, is_learned)
+  return {
+    name = name, interval = 60000 / per_minute, burst = math.max(1, per_minute / (is_learned and 600 or 60)),
+    at = math.max(now, number(stored[name])),
+    passed = math.max(now, number(stored[name .. '_passed'])),
+    late = math.max(now, number(stored[name .. '_late'])),
+  }
+end
+
+-- What a model is held to: what is configured, what its vendor's refusals taught (`slow`, ms between two calls), and until
+-- when its vendor asked to leave it alone. A rate of 0 is none.
 local function read_pace(key, now, requests_per_minute, tokens_per_minute)
-  local stored = redis.call('HMGET', key, 'requests', 'tokens', 'hold')
-  local pace = {key = key, now = now, hold = number(stored[3]), latest = 0}
-  for i = 1, 3 do pace.latest = math.max(pace.latest, number(stored[i])) end
+  local stored, flat = {}, redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
+  local pace = {key = key, now = now, hold = number(stored.hold), slow = number(stored.slow),
+    slow_since = number(stored.slow_since), accounts = {}, written = {}}
+  if pace.slow > 0 and (requests_per_minute == 0 or 60000 / pace.slow < requests_per_minute) then
+    requests_per_minute = 60000 / pace.slow
+    pace.is_slowed = true
+  end
   if requests_per_minute > 0 then
-    pace.requests = account('requests', requests_per_minute, math.max(now, number(stored[1])))
+    pace.requests = account('requests', requests_per_minute, stored, now, pace.is_slowed)
+    table.insert(pace.accounts, pace.requests)
   end
   if tokens_per_minute > 0 then
-    pace.tokens = account('tokens', tokens_per_minute, math.max(now, number(stored[2])))
+    pace.tokens = account('tokens', tokens_per_minute, stored, now)
+    table.insert(pace.accounts, pace.tokens)
   end
   return pace
 end
 
-local function write_pace(pace, field, at)
-  pace.latest = math.max(pace.latest, at)
-  redis.call('HSET', pace.key, field, at)
-  redis.call('PEXPIRE', pace.key, math.max(1, math.ceil(pace.latest - pace.now)) + 1000)
+-- Kept until it tells nothing any more.
+local function write_pace(pace, field, value, kept_until)
+  redis.call('HSET', pace.key, field, value)
+  keep(pace.key, kept_until - pace.now + 1000)
+end
+
+-- The line of a provider -----------------------------------------------------------------------------------------------
+
+-- KEYS in the order in which every script has them.
+local function provider_keys()
+  return {breaker = KEYS[1], slots = KEYS[2], line = KEYS[3], due = KEYS[4], asleep = KEYS[5], flow = KEYS[6]}
+end
+
+-- Who waits is in the line, by when it first asked: awake, and then `due` says until when it is expected back; or asleep,
+-- and then it is called, unless its time, its score in `asleep`, ends before.
+local function leave_line(p, call)
+  redis.call('ZREM', p.line, call)
+  redis.call('ZREM', p.due, call)
+  redis.call('ZREM', p.asleep, call)
+end
+
+local function forget_absent(p, now)
+  for _, key in ipairs({p.due, p.asleep}) do
+    for _, call in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 500)) do leave_line(p, call) end
+  end
+  redis.call('ZREMRANGEBYSCORE', p.slots, '-inf', now)
+end
+
+local function sleepers(p, among_first, most)
+  local found = {}
+  for _, call in ipairs(redis.call('ZRANGE', p.line, 0, among_first - 1)) do
+    if #found >= most then break end
+    if redis.call('ZSCORE', p.asleep, call) then table.insert(found, call) end
+  end
+  return found
+end
+
+-- Once a provider without a limit answers again, those who wait come slowly first, and twice as many each second.
+local function flow(p, now)
+  local second = math.floor(now / 1000)
+  local f = redis.call('HMGET', p.flow, 'second', 'allowed', 'left')
+  local allowed, left = number(f[2]), number(f[3])
+  if not f[1] or second > number(f[1]) + 10 then
+    allowed, left = FIRST_CALLED, FIRST_CALLED
+  elseif second > number(f[1]) then
+    allowed = math.min(2 * allowed, MOST_CALLED)
+    left = allowed
+  end
+  local called = sleepers(p, left + 20, left)
+  redis.call('HSET', p.flow, 'second', second, 'allowed', allowed, 'left', left - #called)
+  redis.call('PEXPIRE', p.flow, 60000)
+  return called
+end
+
+-- Who is asleep and may come now. A place is kept for each, and for the probe its right, for as long as its message may
+-- take; who does not come in time is called again when it asks again.
+local function call_next(p, now, limit)
+  forget_absent(p, now)
+  if redis.call('ZCARD', p.asleep) == 0 then return {} end
+  local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'probe_until')
+  local called
+  if b[1] then
+    if number(b[1]) > now or (b[2] and number(b[3]) > now) then return {} end
+    called = sleepers(p, 20, 1)
+    for _, call in ipairs(called) do redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + OFFER_MS) end
+  elseif limit > 0 then
+    local free = limit - redis.call('ZCARD', p.slots)
+    called = free > 0 and sleepers(p, free, free) or {}
+    for _, call in ipairs(called) do redis.call('ZADD', p.slots, now + OFFER_MS, call) end
+    if #called > 0 then keep(p.slots, OFFER_MS + 1000) end
+  else
+    called = flow(p, now)
+  end
+  for _, call in ipairs(called) do leave_line(p, call) end
+  return called
 end

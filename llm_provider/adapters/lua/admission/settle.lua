@@ -1,18 +1,21 @@
 #!lua flags=allow-oom
--- KEYS breaker pace slots held
+-- KEYS breaker slots line due asleep flow pace held
 -- ARGV call_id health epoch('?': not known) is_probe(0|1) failures open_ms successes
---   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms has_slots(0|1) model
-local breaker, call, health = KEYS[1], ARGV[1], ARGV[2]
+--   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms max_concurrent(0: any number)
+--   model turned_away(0|1) admitted_at
+-- -> who may come now ...
+local p, pace_key, held = provider_keys(), KEYS[7], KEYS[8]
+local call, health, limit = ARGV[1], ARGV[2], number(ARGV[12])
 local now, open_ms = now_ms(), number(ARGV[6])
 
-if ARGV[12] == '1' then redis.call('ZREM', KEYS[3], call) end
+if limit > 0 then redis.call('ZREM', p.slots, call) end
 
-local b = redis.call('HMGET', breaker, 'until', 'probe', 'epoch', 'goods', 'failures')
+local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'epoch', 'goods', 'failures')
 local kept_ms = math.ceil(open_ms) + 3600000
 
 local function note(...)
-  redis.call('HSET', breaker, ...)
-  redis.call('PEXPIRE', breaker, kept_ms)
+  redis.call('HSET', p.breaker, ...)
+  redis.call('PEXPIRE', p.breaker, kept_ms)
 end
 
 local function count_failure(always_opens)
@@ -21,45 +24,67 @@ local function count_failure(always_opens)
   if always_opens or failures >= number(ARGV[5]) then
     -- The epoch tells the results of calls that began before this moment from those of later ones.
     note('until', now + open_ms, 'epoch', string.format('%.3f', now))
-    redis.call('HDEL', breaker, 'goods', 'probe', 'probe_until')
+    redis.call('HDEL', p.breaker, 'goods', 'probe', 'probe_until')
+    redis.call('DEL', p.flow)
   end
 end
 
 local function count_good_probe()
   if number(b[4]) + 1 >= number(ARGV[7]) then
-    redis.call('HDEL', breaker, 'until', 'goods', 'failures')
+    redis.call('HDEL', p.breaker, 'until', 'goods', 'failures')
   else
     note('goods', number(b[4]) + 1)
   end
 end
 
 if b[2] == call then
-  redis.call('HDEL', breaker, 'probe', 'probe_until')
+  redis.call('HDEL', p.breaker, 'probe', 'probe_until')
   if health == 'good' then count_good_probe() end
   if health == 'bad' then count_failure(true) end
 elseif not b[1] and ARGV[4] == '0' and (ARGV[3] == '?' or ARGV[3] == (b[3] or '')) then
   if health == 'bad' then count_failure(false) end
-  if health == 'good' and b[5] then redis.call('HDEL', breaker, 'failures') end
+  if health == 'good' and b[5] then redis.call('HDEL', p.breaker, 'failures') end
 end
 
-local beyond, hold_ms = number(ARGV[10]), number(ARGV[11])
-if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 then
-  local pace = read_pace(KEYS[2], now, number(ARGV[8]), number(ARGV[9]))
+local beyond, hold_ms, turned_away = number(ARGV[10]), number(ARGV[11]), ARGV[14] == '1'
+if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call('EXISTS', pace_key) == 1 then
+  local pace = read_pace(pace_key, now, number(ARGV[8]), number(ARGV[9]))
+
+  -- What a vendor refuses again and again is asked more slowly, and what it grants a little faster: so its own limit is
+  -- found where nobody has configured it. Calls that began before the last refusal tell nothing new.
+  if number(ARGV[15]) > pace.slow_since then
+    if turned_away then
+      pace.slow = math.min(SLOWEST_MS, math.max(FIRST_SLOW_MS, 2 * pace.slow))
+      write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS)
+      write_pace(pace, 'slow_since', now, now + SLOW_KEPT_MS)
+    elseif health == 'good' and pace.slow > 0 then
+      pace.slow = pace.slow * FASTER
+      if pace.slow < FASTEST_MS then redis.call('HDEL', pace_key, 'slow')
+      else write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS) end
+    end
+  end
+
   local a = pace.tokens
   if a and beyond ~= 0 then
     a.at = math.max(now, a.at + beyond * a.interval)
-    write_pace(pace, 'tokens', a.at)
+    a.passed = math.max(now, a.passed + beyond * a.interval)
+    write_pace(pace, 'tokens', a.at, a.at)
+    write_pace(pace, 'tokens_passed', a.passed, a.passed)
   end
-  if now + hold_ms > pace.hold and hold_ms > 0 then
+
+  if hold_ms > 0 and now + hold_ms > pace.hold then
     local hold = now + hold_ms
-    write_pace(pace, 'hold', hold)
+    write_pace(pace, 'hold', hold, hold)
     -- The list of what is held, for whoever looks.
-    redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
-    redis.call('ZADD', KEYS[4], hold, ARGV[13])
-    redis.call('PEXPIRE', KEYS[4], math.max(redis.call('PTTL', KEYS[4]), math.ceil(hold_ms) + 1000))
+    redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
+    redis.call('ZADD', held, hold, ARGV[13])
+    keep(held, hold_ms + 1000)
     -- The first turn comes when the hold ends, and those behind it at the pace of the limit.
-    for _, held in pairs({pace.requests, pace.tokens}) do
-      write_pace(pace, held.field, math.max(held.at, hold + (held.burst - 1) * held.interval))
+    for _, each in ipairs(pace.accounts) do
+      local first = hold + (each.burst - 1) * each.interval
+      write_pace(pace, each.name, math.max(each.at, first), math.max(each.at, first))
+      write_pace(pace, each.name .. '_passed', math.max(each.passed, first), math.max(each.passed, first))
     end
   end
 end
+return call_next(p, now, limit)

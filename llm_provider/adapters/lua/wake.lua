@@ -1,0 +1,16 @@
+#!lua flags=allow-oom
+-- KEYS open record*    ARGV redispatch_ms id*
+-- -> the ids whose message is to be sent
+local now, woken = now_ms(), {}
+for i = 2, #KEYS do
+  local state = redis.call('HGET', KEYS[i], 'state')
+  if state == 'suspended' then
+    redis.call('HSET', KEYS[i], 'due', now)
+    redis.call('ZADD', KEYS[1], 'XX', now + number(ARGV[1]), ARGV[i])
+    woken[#woken + 1] = ARGV[i]
+  elseif state == 'running' then
+    -- It was told to wait, and is called before it does.
+    redis.call('HSET', KEYS[i], 'woken', 1)
+  end
+end
+return woken
