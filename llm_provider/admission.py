@@ -28,10 +28,12 @@ MOST_CALLED = 500
 # What a vendor's first refusal (429) sets as the time between two calls to the model, what further ones may make of it,
 # how much less each call that it grants makes it, and from where on it is none.
 FIRST_SLOW_SECONDS = 0.5
-SLOWEST_SECONDS = 60.0
+SLOWEST_SECONDS = 30.0
 FASTER = 0.95
 FASTEST_SECONDS = 0.01
 SLOW_KEPT_SECONDS = 600.0
+# A vendor that has granted a call so lately turns others away because they are too many.
+GRANTING_SECONDS = 60.0
 
 
 class Obstacle(StrEnum):
@@ -92,6 +94,15 @@ class BreakerView:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """What came of telling that a call is over: who may come now, whom whoever told it has to wake, and whether the
+    vendor, which turns calls away, has granted others to the model lately."""
+
+    called: tuple[str, ...] = ()
+    is_granting: bool = False
+
+
+@dataclass(frozen=True)
 class ProviderLoad:
     """How much goes on at a provider: calls that run or are about to, requests that wait to be called, and the models
     that the vendor wants left alone, with the seconds until that ends."""
@@ -146,8 +157,8 @@ class AdmissionProtocol(Protocol):
         tokens_beyond_estimate: int = 0,
         hold_seconds: float = 0.0,
         turned_away: bool = False,
-    ) -> Sequence[str]:
-        """An admitted call is over; one that went on without admission may be told of, too. Who may come now is called.
+    ) -> Settled:
+        """An admitted call is over; one that went on without admission may be told of, too.
 
         What it told counts unless the breaker has opened since it was admitted; then only a probe's result does.
         `tokens_beyond_estimate` may be negative. `hold_seconds`: the vendor asked that its model be left alone for so

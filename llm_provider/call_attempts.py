@@ -101,6 +101,8 @@ class CallAttempts:
         self._has_turn, self._is_late = progress.has_turn, progress.is_late
         self._bill = progress.bill
         self._last_error: ProviderError | None = None
+        # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
+        self._others_are_granted = False
         self._sleep = sleep
         self._target = ComparisonTarget(provider=request.provider, model=request.model)
 
@@ -199,7 +201,7 @@ class CallAttempts:
     def _settle(self, admission: Admission, report: CallReport) -> None:
         self._has_turn = self._is_late = False
         if is_guarded(self._provider):
-            self._gate.settle(self._target, self._request.queue_id, admission, report)
+            self._others_are_granted = self._gate.settle(self._target, self._request.queue_id, admission, report)
 
     def _failure_report(self, error: ProviderError, tokens: int, allowed: float) -> CallReport:
         counted = error.token_usage.total_tokens
@@ -238,7 +240,8 @@ class CallAttempts:
         return wait
 
     def _scheduled(self, error: ProviderError) -> float | None:
-        if isinstance(error, RateLimited):
+        if isinstance(error, RateLimited) and self._others_are_granted:
+            # Its turn has not come yet; that is no failure.
             self._refusals += 1
             return self._policy.retries.wait_after_refusal(error, refusals=self._refusals)
         self._failures += 1

@@ -273,7 +273,7 @@ class Settings(BaseSettings):
         description="Waits before a failed call is made again, one a call; a vendor's Retry-After prolongs them.",
     )
     provider_refusals: Annotated[int, Field(ge=0)] = Field(
-        20, description="How often a limit of the vendor's (429) may turn a request away, beside those waits."
+        20, description="How often a vendor that grants other calls may turn one away (429), beside those waits."
     )
     resend_unanswered_calls: bool = Field(
         False,

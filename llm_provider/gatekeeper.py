@@ -9,7 +9,15 @@ from dataclasses import dataclass
 import structlog
 
 from contracts.enums import LLMProviderType
-from llm_provider.admission import Admission, AdmissionProtocol, BreakerState, BreakerView, CallHealth, ProviderLoad
+from llm_provider.admission import (
+    Admission,
+    AdmissionProtocol,
+    BreakerState,
+    BreakerView,
+    CallHealth,
+    ProviderLoad,
+    Settled,
+)
 from llm_provider.background import PeriodicThread
 from llm_provider.errors import AdmissionUnavailable
 from llm_provider.internal_models import ComparisonTarget
@@ -85,12 +93,12 @@ class Gatekeeper:
         call_id: str,
         admission: Admission,
         report: CallReport,
-    ) -> None:
-        """AdmissionProtocol.settle; what cannot be told lapses by itself."""
-        called: Sequence[str] = ()
+    ) -> bool:
+        """AdmissionProtocol.settle; what cannot be told lapses by itself. Whether the vendor grants other calls."""
+        settled = Settled()
         with self._unless_blind() as may_ask:
             if may_ask:
-                called = self._admission.settle(
+                settled = self._admission.settle(
                     target,
                     call_id,
                     health=report.health,
@@ -101,7 +109,8 @@ class Gatekeeper:
                 )
             else:
                 self._admission.forget(call_id)
-        self._waker.wake(called)
+        self._waker.wake(settled.called)
+        return settled.is_granting
 
     def leave(self, target: ComparisonTarget, call_id: str) -> None:
         """AdmissionProtocol.leave."""

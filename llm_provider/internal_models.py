@@ -78,7 +78,7 @@ class CallProgress(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    # Calls that have failed so far, but for those that a limit of the vendor's turned away, which are counted apart.
+    # Calls that have failed so far, but for those turned away while the vendor granted others, which are counted apart.
     failures: Annotated[int, Field(ge=0)] = 0
     turned_away: Annotated[int, Field(ge=0)] = 0
     # Whether its turn under the rate limits has been reserved, so that it goes on without asking again; and missed.

@@ -27,7 +27,7 @@ class RetrySchedule:
         return self._wait(error, self.waits[failures - 1])
 
     def wait_after_refusal(self, error: RateLimited, *, refusals: int) -> float | None:
-        """Likewise after a limit of the vendor's has turned it away so often: that is no failure, and uses up no try.
+        """Likewise after so many refusals by a vendor that granted other calls: no failures, which use up no try.
 
         The schedule's last wait repeats.
         """

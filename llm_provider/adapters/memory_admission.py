@@ -13,6 +13,7 @@ from llm_provider.admission import (
     FASTEST_SECONDS,
     FIRST_CALLED,
     FIRST_SLOW_SECONDS,
+    GRANTING_SECONDS,
     LATENESS_SECONDS,
     LOOK_AGAIN_EACH_SECONDS,
     LOOK_AGAIN_SECONDS,
@@ -27,6 +28,7 @@ from llm_provider.admission import (
     CallHealth,
     Obstacle,
     ProviderLoad,
+    Settled,
 )
 from llm_provider.config import VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -59,6 +61,8 @@ class _Pace:
     # Seconds between two calls that the vendor's refusals taught.
     slow: float = 0.0
     slow_since: float = float("-inf")
+    # When it last granted a call all the same.
+    granted: float = float("-inf")
 
 
 @dataclass
@@ -329,7 +333,7 @@ class MemoryAdmission:
         tokens_beyond_estimate: int = 0,
         hold_seconds: float = 0.0,
         turned_away: bool = False,
-    ) -> Sequence[str]:
+    ) -> Settled:
         _, epoch, admitted_at = self._held.pop(call_id, (target.provider, None, float("-inf")))
         with self._asked() as now:
             self._line(target.provider).leases.pop(call_id, None)
@@ -338,10 +342,14 @@ class MemoryAdmission:
                 self._count_probe(target.provider, health, now)
             elif breaker.until is None and not is_probe and epoch in {None, breaker.epoch}:
                 self._count(target.provider, health, now)
-            if admitted_at > self._pace(target).slow_since:
-                self._learn(self._pace(target), now, turned_away=turned_away, granted=health is CallHealth.GOOD)
+            pace = self._pace(target)
+            if pace.slow and health is CallHealth.GOOD:
+                pace.granted = now
+            if admitted_at > pace.slow_since:
+                self._learn(pace, now, turned_away=turned_away, granted=health is CallHealth.GOOD)
             self._correct(target, now, tokens_beyond_estimate, hold_seconds)
-            return self._call_next(target.provider, now)
+            called = self._call_next(target.provider, now)
+            return Settled(tuple(called), is_granting=pace.granted > now - GRANTING_SECONDS)
 
     def _learn(self, pace: _Pace, now: float, *, turned_away: bool, granted: bool) -> None:
         if turned_away:

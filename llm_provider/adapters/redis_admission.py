@@ -37,6 +37,7 @@ from llm_provider.admission import (
     CallHealth,
     Obstacle,
     ProviderLoad,
+    Settled,
 )
 from llm_provider.config import VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -59,6 +60,7 @@ _CONSTANTS = {
     "FASTER": constants.FASTER,
     "FASTEST_MS": constants.FASTEST_SECONDS * 1000,
     "SLOW_KEPT_MS": constants.SLOW_KEPT_SECONDS * 1000,
+    "GRANTING_MS": constants.GRANTING_SECONDS * 1000,
 }
 # What settle.lua is told about a call whose admission this process does not know of.
 _UNKNOWN_EPOCH = "?"
@@ -170,9 +172,9 @@ class RedisAdmission:
         tokens_beyond_estimate: int = 0,
         hold_seconds: float = 0.0,
         turned_away: bool = False,
-    ) -> Sequence[str]:
+    ) -> Settled:
         provider, place = target.provider, self._no_longer_held(call_id)
-        called: list[str] = self._run(
+        is_granting, *called = self._run(
             "settle",
             [
                 *self._provider_keys(provider),
@@ -194,7 +196,7 @@ class RedisAdmission:
             int(turned_away),
             place.admitted_at if place else 0,
         )
-        return called
+        return Settled(tuple(called), bool(is_granting))
 
     def _no_longer_held(self, call_id: str) -> _Place | None:
         """Before Redis is told: should it not listen, the place lapses by itself."""

@@ -27,6 +27,9 @@ class PoisonableCaller:
             os.kill(os.getpid(), signal.SIGKILL)
         return self._caller.compare(request, texts, seconds_left, progress=progress)
 
+    def wake_next(self) -> None:
+        self._caller.wake_next()
+
     def close(self) -> None:
         self._caller.close()
 

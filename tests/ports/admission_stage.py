@@ -50,7 +50,7 @@ class Process:
         return self.admission.ask(target, call_id or self.ids(), **{**defaults, **about})
 
     def settle(self, call_id: str, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> list[str]:
-        return [*self.admission.settle(target, call_id, health=health, **about)]
+        return [*self.admission.settle(target, call_id, health=health, **about).called]
 
     def call(self, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> Admission:
         """A call that is made at once, and what it told; `about` goes to settle."""

@@ -843,6 +843,21 @@ def test_each_call_that_is_granted_makes_it_faster(stage: Stage) -> None:
     assert waits[2] - waits[1] == about_exactly(FIRST_SLOW_SECONDS * FASTER**6)
 
 
+def test_a_vendor_that_grants_others_turns_away_because_they_are_too_many(stage: Stage) -> None:
+    """Whoever was turned away is told, to know whether waiting for its turn is worth it."""
+    process = stage.process()
+
+    def refused() -> bool:
+        return process.admission.settle(OPENAI, process.ids(), health=UNKNOWN, turned_away=True).is_granting
+
+    assert not refused()
+    process.call(UNKNOWN, turned_away=True)
+    assert not refused()
+    process.call(GOOD)
+    assert refused()
+    assert not process.admission.settle(SAME_PROVIDER, "other", health=UNKNOWN, turned_away=True).is_granting
+
+
 def test_a_limit_that_is_stricter_than_the_vendor_stays(stage: Stage) -> None:
     """What is configured holds; what was learned makes it only slower."""
     process = stage.process(requests_per_minute=6)

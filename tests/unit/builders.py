@@ -14,7 +14,7 @@ from llm_provider.adapters.event_publisher import KafkaEventPublisher
 from llm_provider.adapters.memory_bus import MemoryBus, PublishedRecord
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryResultStore
-from llm_provider.admission import Admission, BreakerView, ProviderLoad
+from llm_provider.admission import Admission, BreakerView, ProviderLoad, Settled
 from llm_provider.api_models import LLMConfigOverrides
 from llm_provider.call_attempts import CallPolicy
 from llm_provider.errors import AdmissionUnavailable, ComparisonError, RateLimited
@@ -149,6 +149,7 @@ class ScriptedAdmission:
     at_provider: ProviderLoad = field(default_factory=ProviderLoad)
     called: tuple[str, ...] = ()
     forgotten: list[str] = field(default_factory=list)
+    is_granting: bool = False
     released: list[LLMProviderType] = field(default_factory=list)
     is_away: bool = False
 
@@ -160,10 +161,10 @@ class ScriptedAdmission:
             raise answer
         return answer
 
-    def settle(self, target: ComparisonTarget, call_id: str, **about: Any) -> Sequence[str]:
+    def settle(self, target: ComparisonTarget, call_id: str, **about: Any) -> Settled:
         self._answer_or_fail()
         self.settled.append(about)
-        return self.called
+        return Settled(self.called, self.is_granting)
 
     def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         self._answer_or_fail()

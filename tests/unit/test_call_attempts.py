@@ -464,7 +464,7 @@ def test_a_429_holds_its_model_back_for_everybody() -> None:
 def test_a_limit_of_the_vendors_uses_up_no_try() -> None:
     """Waiting is no failure; but for ever it is not repeated, and the last wait of the schedule repeats."""
     caller = Caller(retries=RetrySchedule(waits=(3.0, 5.0), refusals=4, random=lambda: 0.5))
-    caller.provider.answer = RateLimited("no")
+    caller.provider.answer, caller.admission.is_granting = RateLimited("no"), True
     progress, waits = WORKER, list[float]()
     for _ in range(4):
         with pytest.raises(CallLater) as later:
@@ -476,6 +476,18 @@ def test_a_limit_of_the_vendors_uses_up_no_try() -> None:
     assert waits == [3.0, 5.0, 5.0, 5.0]
     assert (progress.failures, progress.turned_away) == (0, 4)
     assert all(told["turned_away"] for told in caller.admission.settled)
+
+
+def test_a_vendor_that_turns_all_calls_away_is_no_matter_of_turns() -> None:
+    """Then the schedule ends as after any other failure."""
+    caller = Caller(retries=RetrySchedule(waits=(3.0,), random=lambda: 0.5))
+    caller.provider.answer = RateLimited("no")
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+    with pytest.raises(RateLimited):
+        caller.compare(progress=later.value.progress)
+
+    assert (later.value.progress.failures, later.value.progress.turned_away) == (1, 0)
 
 
 def test_a_failure_is_not_turned_away() -> None:

@@ -42,7 +42,8 @@ def test_what_is_asked_and_told_is_passed_on() -> None:
     stage.admission.view = BreakerView(BreakerState.OPEN, 3, 9)
 
     assert stage.ask(has_turn=True, can_sleep=True) == OPEN
-    stage.gatekeeper.settle(TARGET, "call", Admission(is_probe=True), CallReport(CallHealth.BAD, 5, 17, True))
+    stage.admission.is_granting = True
+    assert stage.gatekeeper.settle(TARGET, "call", Admission(is_probe=True), CallReport(CallHealth.BAD, 5, 17, True))
     stage.gatekeeper.leave(TARGET, "call")
 
     assert stage.admission.asked == [
@@ -80,7 +81,7 @@ def test_without_redis_everything_is_admitted() -> None:
 
     assert stage.ask(has_turn=True, is_late=True) == Admission(has_turn=True, is_late=True)
     stage.clock.advance(2 * BLIND_SECONDS)
-    stage.gatekeeper.settle(TARGET, "call", Admission(), CallReport())
+    assert not stage.gatekeeper.settle(TARGET, "call", Admission(), CallReport())
     stage.clock.advance(2 * BLIND_SECONDS)
     stage.gatekeeper.leave(TARGET, "call")
     stage.clock.advance(2 * BLIND_SECONDS)

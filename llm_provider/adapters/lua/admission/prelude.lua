@@ -32,8 +32,8 @@ end
 local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   local stored, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
-  local pace = {key = key, now = now, hold = number(stored.hold), slow = number(stored.slow),
-    slow_since = number(stored.slow_since), accounts = {}, written = {}}
+  local pace = {key = key, now = now, accounts = {}, hold = number(stored.hold), slow = number(stored.slow),
+    slow_since = number(stored.slow_since), granted = number(stored.granted)}
   if pace.slow > 0 and (requests_per_minute == 0 or 60000 / pace.slow < requests_per_minute) then
     requests_per_minute = 60000 / pace.slow
     pace.is_slowed = true

@@ -3,7 +3,7 @@
 -- ARGV call_id health epoch('?': not known) is_probe(0|1) failures open_ms successes
 --   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms max_concurrent(0: any number)
 --   model turned_away(0|1) admitted_at
--- -> who may come now ...
+-- -> {whether the vendor has granted calls to the model lately (0|1), who may come now ...}
 local p, pace_key, held = provider_keys(), KEYS[7], KEYS[8]
 local call, health, limit = ARGV[1], ARGV[2], number(ARGV[12])
 local now, open_ms = now_ms(), number(ARGV[6])
@@ -46,12 +46,18 @@ elseif not b[1] and ARGV[4] == '0' and (ARGV[3] == '?' or ARGV[3] == (b[3] or ''
   if health == 'good' and b[5] then redis.call('HDEL', p.breaker, 'failures') end
 end
 
+local is_granting = 0
 local beyond, hold_ms, turned_away = number(ARGV[10]), number(ARGV[11]), ARGV[14] == '1'
 if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call('EXISTS', pace_key) == 1 then
   local pace = read_pace(pace_key, now, number(ARGV[8]), number(ARGV[9]))
 
   -- What a vendor refuses again and again is asked more slowly, and what it grants a little faster: so its own limit is
   -- found where nobody has configured it. Calls that began before the last refusal tell nothing new.
+  if health == 'good' and pace.slow > 0 then
+    pace.granted = now
+    write_pace(pace, 'granted', now, now + SLOW_KEPT_MS)
+  end
+  if pace.granted > now - GRANTING_MS then is_granting = 1 end
   if number(ARGV[15]) > pace.slow_since then
     if turned_away then
       pace.slow = math.min(SLOWEST_MS, math.max(FIRST_SLOW_MS, 2 * pace.slow))
@@ -87,4 +93,4 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call(
     end
   end
 end
-return call_next(p, now, limit)
+return {is_granting, unpack(call_next(p, now, limit))}
