@@ -143,6 +143,65 @@ def test_a_rate_limit_spaces_the_calls_of_all_processes(
     assert [calls(provider, request) for request in requests] == [1] * 7
 
 
+def test_who_waits_for_a_place_keeps_nobody_else_waiting(
+    chain: Installation, provider: OpenAIServer, inbox: Inbox
+) -> None:
+    """Forty requests for one place at a slow vendor, and two threads: another provider answers at once."""
+    settings = {"WORKER_CONCURRENCY": "2", "OPENAI_MAX_CONCURRENT_CALLS": "1"}
+    worker, web = chain.worker(**settings), chain.web(**settings)
+    all_ready(web, worker)
+    provider.behave(latency_ms=2000)
+    waiting = [chain.send(web) for _ in range(40)]
+    eventually(lambda: breaker(web)["waiting_requests"] == len(waiting) - 1, 10, "all but one sleep")
+    others = [chain.send(web, llm_config_overrides={"provider_override": "mock"}) for _ in range(5)]
+    inbox.collect(others, 1.5)
+    provider.behave()
+    inbox.collect(waiting, ARRIVAL_SECONDS)
+    assert provider.peak == 1
+
+
+def test_a_free_place_is_taken_at_once(chain: Installation, provider: OpenAIServer, inbox: Inbox) -> None:
+    """By whoever waits first, well before it would look again by itself."""
+    workers, web = chain.pair(OPENAI_MAX_CONCURRENT_CALLS="1"), chain.web()
+    all_ready(web, *workers)
+    provider.behave(latency_ms=1000)
+    begun = time.monotonic()
+    requests = [chain.send(web, deadline_seconds=9) for _ in range(6)]
+    events = inbox.collect(requests, ARRIVAL_SECONDS)
+    assert all(event.data.is_success for event in events.values())
+    assert 6 <= time.monotonic() - begun < 8.5
+    completed = [events[request.key].data.completed_at for request in requests]
+    assert completed == sorted(completed)
+
+
+def test_turns_that_were_missed_are_not_made_up_for(chain: Installation, provider: OpenAIServer, inbox: Inbox) -> None:
+    """All workers were dead while they came: what is called then is as far apart as ever."""
+    settings = {"OPENAI_REQUESTS_PER_MINUTE": "120"}
+    worker, web = chain.worker(**settings), chain.web(**settings)
+    all_ready(web, worker)
+    requests = [chain.send(web) for _ in range(16)]
+    eventually(lambda: provider.total >= 3, 10, "some have been called")
+    worker.kill()
+    # As many turns as those of all the others come meanwhile.
+    time.sleep(8)
+    called, begun = provider.total, time.monotonic()
+    chain.worker(**settings).ready()
+    inbox.collect(requests, 2 * ARRIVAL_SECONDS)
+    assert provider.total - called >= 10
+    assert time.monotonic() - begun >= (provider.total - called - 3) / 2
+
+
+def test_a_vendors_own_limit_fails_nobody(chain: Installation, provider: OpenAIServer, inbox: Inbox) -> None:
+    """It turns half of the calls away; whoever is turned away waits for its turn, and uses up no try."""
+    workers, web = chain.pair(PROVIDER_RETRY_SECONDS="0.2,0.2,0.2"), chain.web()
+    all_ready(web, *workers)
+    provider.behave(status=429, share=0.5, seed=7)
+    requests = [chain.send(web) for _ in range(12)]
+    events = inbox.collect(requests, 3 * ARRIVAL_SECONDS)
+    assert all(event.data.is_success for event in events.values())
+    assert provider.total > len(requests)
+
+
 @pytest.fixture
 def chain_on_breakable_redis(
     tmp_path_factory: pytest.TempPathFactory, breakable_redis: RedisServer, kafka: KafkaBroker, provider: OpenAIServer
@@ -166,6 +225,29 @@ def test_a_synchronous_call_needs_no_redis(
     assert answers == [200] * 5
     assert time.monotonic() - begun < 5
     breakable_redis.start() if how == "stopped" else breakable_redis.thaw()
+
+
+def test_places_come_back_though_redis_was_not_told(
+    chain_on_breakable_redis: Installation, breakable_redis: RedisServer, provider: OpenAIServer
+) -> None:
+    """It stood still while the calls ended; a place that nobody uses lapses, and is not renewed for ever."""
+    chain = chain_on_breakable_redis
+    settings = {"OPENAI_MAX_CONCURRENT_CALLS": "2"}
+    worker, web = chain.worker(**settings), chain.web(**settings)
+    all_ready(web, worker)
+    chain.expect("calls_go_on_without_limits", "commit_waits_for_ledger", "background_work_broke", "Connection")
+    provider.behave(latency_ms=1500)
+    requests = [chain.send(web, None) for _ in range(2)]
+    eventually(lambda: provider.open == 2, 10, "both places are taken")
+    breakable_redis.freeze()
+    eventually(lambda: provider.open == 0, 10, "both calls are over")
+    time.sleep(1)
+    breakable_redis.thaw()
+    for request in requests:
+        eventually(lambda request=request: web.status_of(request.queue_id)["status"] == "completed", 20, "it is stored")  # type: ignore[misc] # A lambda's default.
+    provider.behave()
+    more = chain.send(web, None, deadline_seconds=20)
+    eventually(lambda: web.status_of(more.queue_id)["status"] == "completed", 20, "a place is free again")
 
 
 def test_two_hundred_at_once_all_end_within_their_deadline(
