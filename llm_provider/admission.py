@@ -46,6 +46,26 @@ class Obstacle(StrEnum):
 
 
 @dataclass(frozen=True)
+class CallAsk:
+    """One caller's question, whether its call may be made.
+
+    `call_id` is the request's queue id: asking again with it is the same caller, who keeps its place, and who is
+    admitted again while it holds one. `tokens` is an estimate; a call larger than the limit is made all the same, and
+    those after it wait longer. A turn that would come later than `patience_seconds` is not reserved. `has_turn` and
+    `is_late` are what it was told before. Who `can_sleep` is called when its circuit closes or its place is free; the
+    others come back by themselves.
+    """
+
+    target: ComparisonTarget
+    call_id: str
+    tokens: int
+    patience_seconds: float
+    has_turn: bool = False
+    is_late: bool = False
+    can_sleep: bool = False
+
+
+@dataclass(frozen=True)
 class Admission:
     """Whether a call may be made: at once when there is no obstacle, else ask again after the wait.
 
@@ -70,6 +90,22 @@ class CallHealth(StrEnum):
     GOOD = "good"
     BAD = "bad"  # It counts towards opening the breaker.
     UNKNOWN = "unknown"  # Neither: no call was made after all, or it was turned away by a limit.
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """What a call that is over told about its provider.
+
+    `tokens_beyond_estimate` may be negative. `hold_seconds`: the vendor asked that its model be left alone for so long;
+    two such wishes do not add up, the later end counts. `turned_away`: by a limit of the vendor's (429); its model is
+    asked more slowly from then on, and faster again with each call that it grants.
+    """
+
+    health: CallHealth = CallHealth.UNKNOWN
+    is_probe: bool = False
+    tokens_beyond_estimate: int = 0
+    hold_seconds: float = 0.0
+    turned_away: bool = False
 
 
 class BreakerState(StrEnum):
@@ -124,46 +160,19 @@ class BreakerPolicy:
 class AdmissionProtocol(Protocol):
     """Shared by all threads of a process, and with all other processes."""
 
-    def ask(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        tokens: int,
-        patience_seconds: float,
-        has_turn: bool = False,
-        is_late: bool = False,
-        can_sleep: bool = False,
-    ) -> Admission:
+    def ask(self, ask: CallAsk) -> Admission:
         """May this call be made? The breaker is asked first, then the rate limits, then the concurrent calls.
 
-        `call_id` is the request's queue id: asking again with it is the same caller, who keeps its place, and who is
-        admitted again while it holds one. `tokens` is an estimate; a call larger than the limit is made all the same,
-        and those after it wait longer. Turns are given in the order of asking; one that would come later than
-        `patience_seconds` is not reserved. However many come late for their turns, no more pass than the limits allow.
-        Who `can_sleep` is called when its circuit closes or its place is free; the others come back by themselves. When
-        admitted, the call holds its place among the concurrent ones, and a probe the right to be the only one, until
-        `settle`, or for a lease after its process died.
+        Turns are given in the order of asking; however many come late for theirs, no more pass than the limits allow.
+        When admitted, the call holds its place among the concurrent ones, and a probe the right to be the only one,
+        until `settle`, or for a lease after its process died.
         """
         ...
 
-    def settle(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        health: CallHealth,
-        is_probe: bool = False,
-        tokens_beyond_estimate: int = 0,
-        hold_seconds: float = 0.0,
-        turned_away: bool = False,
-    ) -> Settled:
+    def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         """An admitted call is over; one that went on without admission may be told of, too.
 
         What it told counts unless the breaker has opened since it was admitted; then only a probe's result does.
-        `tokens_beyond_estimate` may be negative. `hold_seconds`: the vendor asked that its model be left alone for so
-        long; two such wishes do not add up, the later end counts. `turned_away`: by a limit of the vendor's (429);
-        its model is asked more slowly from then on, and faster again with each call that it grants.
         """
         ...
 

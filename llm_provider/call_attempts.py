@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from pydantic import JsonValue
 
 from llm_provider import outcomes
-from llm_provider.admission import Admission, CallHealth, Obstacle
+from llm_provider.admission import Admission, CallAsk, CallHealth, CallReport, Obstacle
 from llm_provider.config import VENDORS
 from llm_provider.errors import (
     CircuitOpen,
@@ -23,7 +23,7 @@ from llm_provider.errors import (
     RateLimited,
     RequestExpired,
 )
-from llm_provider.gatekeeper import CallReport, Gatekeeper
+from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import (
     CallProgress,
     ComparisonTarget,
@@ -148,7 +148,8 @@ class CallAttempts:
                 self._note_failure(error, prompt, milliseconds_since(started))
                 raise
             milliseconds = milliseconds_since(started)
-            report = CallReport(CallHealth.GOOD, answer.token_usage.total_tokens - tokens)
+            beyond = answer.token_usage.total_tokens - tokens
+            report = CallReport(CallHealth.GOOD, tokens_beyond_estimate=beyond)
         finally:
             self._settle(admission, report)
         return TimedAnswer(self._with_all_costs(answer, prompt), milliseconds)
@@ -169,15 +170,16 @@ class CallAttempts:
         """Wait until the call may be made, here or by coming back."""
         patience, waited = self._seconds_left() if self._can_come_back else SHORT_WAIT_SECONDS, 0.0
         while is_guarded(self._provider):
-            admission = self._gate.ask(
+            ask = CallAsk(
                 self._target,
                 self._request.queue_id,
-                tokens=tokens,
-                patience_seconds=patience,
+                tokens,
+                patience,
                 has_turn=self._has_turn,
                 is_late=self._is_late,
                 can_sleep=self._can_come_back,
             )
+            admission = self._gate.ask(ask)
             self._has_turn, self._is_late = admission.has_turn, admission.is_late
             if admission.obstacle is None:
                 return admission
@@ -201,7 +203,8 @@ class CallAttempts:
     def _settle(self, admission: Admission, report: CallReport) -> None:
         self._has_turn = self._is_late = False
         if is_guarded(self._provider):
-            self._others_are_granted = self._gate.settle(self._target, self._request.queue_id, admission, report)
+            told = replace(report, is_probe=admission.is_probe)
+            self._others_are_granted = self._gate.settle(self._target, self._request.queue_id, told)
 
     def _failure_report(self, error: ProviderError, tokens: int, allowed: float) -> CallReport:
         counted = error.token_usage.total_tokens
@@ -210,7 +213,10 @@ class CallAttempts:
         turned_away = isinstance(error, RateLimited)
         hold = (error.retry_after_seconds or 0.0) if turned_away else 0.0
         return CallReport(
-            self._health(error, allowed), beyond, min(hold, self._policy.longest_hold_seconds), turned_away
+            self._health(error, allowed),
+            tokens_beyond_estimate=beyond,
+            hold_seconds=min(hold, self._policy.longest_hold_seconds),
+            turned_away=turned_away,
         )
 
     def _health(self, error: ProviderError, allowed: float) -> CallHealth:

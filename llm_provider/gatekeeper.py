@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import structlog
 
@@ -14,7 +13,8 @@ from llm_provider.admission import (
     AdmissionProtocol,
     BreakerState,
     BreakerView,
-    CallHealth,
+    CallAsk,
+    CallReport,
     ProviderLoad,
     Settled,
 )
@@ -27,18 +27,6 @@ log = structlog.get_logger(__name__)
 
 # Who could not ask does not ask again for so long, so that not every call waits for a Redis that hangs.
 BLIND_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class CallReport:
-    """What a call that is over told about its provider."""
-
-    health: CallHealth = CallHealth.UNKNOWN
-    tokens_beyond_estimate: int = 0
-    # How long the vendor asks that its model be left alone.
-    hold_seconds: float = 0.0
-    # Whether a limit of the vendor's turned it away.
-    turned_away: bool = False
 
 
 class Gatekeeper:
@@ -59,54 +47,22 @@ class Gatekeeper:
         self._thread = PeriodicThread("gatekeeper", self._renew, lease_seconds / 4)
         self._is_started = False
 
-    def ask(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        tokens: int,
-        patience_seconds: float,
-        has_turn: bool,
-        is_late: bool,
-        can_sleep: bool,
-    ) -> Admission:
+    def ask(self, ask: CallAsk) -> Admission:
         """AdmissionProtocol.ask; everything is admitted while nobody can be asked."""
         self._start()
-        admission = Admission(has_turn=has_turn, is_late=is_late)
+        admission = Admission(has_turn=ask.has_turn, is_late=ask.is_late)
         with self._unless_blind() as may_ask:
             if may_ask:
-                admission = self._admission.ask(
-                    target,
-                    call_id,
-                    tokens=tokens,
-                    patience_seconds=patience_seconds,
-                    has_turn=has_turn,
-                    is_late=is_late,
-                    can_sleep=can_sleep,
-                )
+                admission = self._admission.ask(ask)
         self._waker.wake(admission.called)
         return admission
 
-    def settle(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        admission: Admission,
-        report: CallReport,
-    ) -> bool:
+    def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> bool:
         """AdmissionProtocol.settle; what cannot be told lapses by itself. Whether the vendor grants other calls."""
         settled = Settled()
         with self._unless_blind() as may_ask:
             if may_ask:
-                settled = self._admission.settle(
-                    target,
-                    call_id,
-                    health=report.health,
-                    is_probe=admission.is_probe,
-                    tokens_beyond_estimate=report.tokens_beyond_estimate,
-                    hold_seconds=report.hold_seconds,
-                    turned_away=report.turned_away,
-                )
+                settled = self._admission.settle(target, call_id, report)
             else:
                 self._admission.forget(call_id)
         self._waker.wake(settled.called)

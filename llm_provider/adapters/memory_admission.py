@@ -25,7 +25,9 @@ from llm_provider.admission import (
     BreakerPolicy,
     BreakerState,
     BreakerView,
+    CallAsk,
     CallHealth,
+    CallReport,
     Obstacle,
     ProviderLoad,
     Settled,
@@ -181,17 +183,10 @@ def _unlimited(_: LLMProviderType) -> VendorSettings:
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """One caller's question."""
+class _Ask(CallAsk):
+    """One caller's question, and when it was asked."""
 
-    target: ComparisonTarget
-    call_id: str
-    tokens: int
-    patience: float
-    has_turn: bool
-    is_late: bool
-    can_sleep: bool
-    now: float
+    now: float = 0.0
 
     @property
     def provider(self) -> LLMProviderType:
@@ -215,20 +210,10 @@ class MemoryAdmission:
     # Of the calls of this process: the provider, the breaker's epoch, and when it was admitted.
     _held: dict[str, tuple[LLMProviderType, int, float]] = field(default_factory=dict)
 
-    def ask(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        tokens: int,
-        patience_seconds: float,
-        has_turn: bool = False,
-        is_late: bool = False,
-        can_sleep: bool = False,
-    ) -> Admission:
+    def ask(self, ask: CallAsk) -> Admission:
         with self._asked() as now:
-            ask = _Ask(target, call_id, tokens, patience_seconds, has_turn, is_late, can_sleep, now)
-            return self._circuit(ask) or self._turn(ask) or self._slot(ask)
+            asked = _Ask(**vars(ask), now=now)
+            return self._circuit(asked) or self._turn(asked) or self._slot(asked)
 
     def _circuit(self, ask: _Ask) -> Admission | None:
         breaker = self._breaker(ask.provider)
@@ -236,7 +221,7 @@ class MemoryAdmission:
             return None
         if breaker.until > ask.now:
             wait = breaker.until - ask.now
-            sleeps = ask.can_sleep and wait < ask.patience
+            sleeps = ask.can_sleep and wait < ask.patience_seconds
             return self._told(ask, Obstacle.CIRCUIT_OPEN, wait + (self._sleep(ask) if sleeps else 0.0), sleeps=sleeps)
         if breaker.is_probed(ask.now) and breaker.probe != ask.call_id:
             wait = self._sleep(ask) if ask.can_sleep else 0.75 + 0.5 * self.chance()
@@ -248,7 +233,7 @@ class MemoryAdmission:
 
     def _sleep(self, ask: _Ask) -> float:
         line = self._line(ask.provider)
-        line.stand(ask.call_id, ask.now, ask.now + ask.patience, is_asleep=True)
+        line.stand(ask.call_id, ask.now, ask.now + ask.patience_seconds, is_asleep=True)
         return LOOK_AGAIN_SECONDS + LOOK_AGAIN_EACH_SECONDS * line.before(ask.call_id)
 
     def _turn(self, ask: _Ask) -> Admission | None:
@@ -263,7 +248,7 @@ class MemoryAdmission:
                 return self._told(ask, obstacle, held + spread)
             return self._passage(ask, accounts, obstacle, is_late=ask.is_late)
         wait = max(held, *(account.wait("turns", ask.cost(account)) for account in accounts))
-        if wait > ask.patience:
+        if wait > ask.patience_seconds:
             return Admission(obstacle, wait)
         for account in accounts:
             account.take("turns", ask.cost(account))
@@ -323,31 +308,21 @@ class MemoryAdmission:
         breaker.probe, breaker.probe_until = ask.call_id, ask.now + self.lease_seconds
         return Admission(has_turn=True, is_probe=True, called=called)
 
-    def settle(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        health: CallHealth,
-        is_probe: bool = False,
-        tokens_beyond_estimate: int = 0,
-        hold_seconds: float = 0.0,
-        turned_away: bool = False,
-    ) -> Settled:
+    def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         _, epoch, admitted_at = self._held.pop(call_id, (target.provider, None, float("-inf")))
         with self._asked() as now:
             self._line(target.provider).leases.pop(call_id, None)
-            breaker = self._breaker(target.provider)
+            breaker, pace = self._breaker(target.provider), self._pace(target)
             if breaker.probe == call_id:
-                self._count_probe(target.provider, health, now)
-            elif breaker.until is None and not is_probe and epoch in {None, breaker.epoch}:
-                self._count(target.provider, health, now)
-            pace = self._pace(target)
-            if pace.slow and health is CallHealth.GOOD:
+                self._count_probe(target.provider, report.health, now)
+            elif breaker.until is None and not report.is_probe and epoch in {None, breaker.epoch}:
+                self._count(target.provider, report.health, now)
+            is_granted = report.health is CallHealth.GOOD
+            if pace.slow and is_granted:
                 pace.granted = now
             if admitted_at > pace.slow_since:
-                self._learn(pace, now, turned_away=turned_away, granted=health is CallHealth.GOOD)
-            self._correct(target, now, tokens_beyond_estimate, hold_seconds)
+                self._learn(pace, now, turned_away=report.turned_away, granted=is_granted)
+            self._correct(target, now, report.tokens_beyond_estimate, report.hold_seconds)
             called = self._call_next(target.provider, now)
             return Settled(tuple(called), is_granting=pace.granted > now - GRANTING_SECONDS)
 

@@ -34,7 +34,8 @@ from llm_provider.admission import (
     BreakerPolicy,
     BreakerState,
     BreakerView,
-    CallHealth,
+    CallAsk,
+    CallReport,
     Obstacle,
     ProviderLoad,
     Settled,
@@ -116,31 +117,21 @@ class RedisAdmission:
         """As prelude.lua expects them."""
         return [self._key(name, provider) for name in ("breaker", "slots", "line", "due", "asleep", "flow")]
 
-    def ask(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        tokens: int,
-        patience_seconds: float,
-        has_turn: bool = False,
-        is_late: bool = False,
-        can_sleep: bool = False,
-    ) -> Admission:
-        provider, slots = target.provider, self._slots(target.provider)
-        pace, ticket = self._key("pace", provider, target.model), self._key("ticket", provider, call_id)
+    def ask(self, ask: CallAsk) -> Admission:
+        provider, slots = ask.target.provider, self._slots(ask.target.provider)
+        pace, ticket = self._key("pace", provider, ask.target.model), self._key("ticket", provider, ask.call_id)
         obstacle, wait_ms, turn, is_probe, epoch, now, sleeps, *called = self._run(
             "ask",
             [*self._provider_keys(provider), pace, ticket],
-            call_id,
+            ask.call_id,
             _ms(self._lease),
             slots,
-            *self._rates(target),
-            tokens,
-            int(has_turn) + int(is_late),
-            _ms(patience_seconds),
+            *self._rates(ask.target),
+            ask.tokens,
+            int(ask.has_turn) + int(ask.is_late),
+            _ms(ask.patience_seconds),
             self._chance(),
-            int(can_sleep),
+            int(ask.can_sleep),
         )
         if obstacle:
             return Admission(
@@ -152,7 +143,7 @@ class RedisAdmission:
                 called=tuple(called),
             )
         with self._lock:
-            self._held[call_id] = _Place(provider, epoch, now, has_slot=slots > 0, is_probe=bool(is_probe))
+            self._held[ask.call_id] = _Place(provider, epoch, now, has_slot=slots > 0, is_probe=bool(is_probe))
         return Admission(has_turn=True, is_probe=bool(is_probe), called=tuple(called))
 
     def _slots(self, provider: LLMProviderType) -> int:
@@ -162,38 +153,25 @@ class RedisAdmission:
         limit = self._limits(target.provider).rate_limit(target.model)
         return limit.requests_per_minute or 0, limit.tokens_per_minute or 0
 
-    def settle(
-        self,
-        target: ComparisonTarget,
-        call_id: str,
-        *,
-        health: CallHealth,
-        is_probe: bool = False,
-        tokens_beyond_estimate: int = 0,
-        hold_seconds: float = 0.0,
-        turned_away: bool = False,
-    ) -> Settled:
+    def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         provider, place = target.provider, self._no_longer_held(call_id)
+        pace, held = self._key("pace", provider, target.model), self._key("held", provider)
         is_granting, *called = self._run(
             "settle",
-            [
-                *self._provider_keys(provider),
-                self._key("pace", provider, target.model),
-                self._key("held", provider),
-            ],
+            [*self._provider_keys(provider), pace, held],
             call_id,
-            health,
+            report.health,
             place.epoch if place else _UNKNOWN_EPOCH,
-            int(is_probe),
+            int(report.is_probe),
             self._policy.failures,
             _ms(self._policy.open_seconds),
             self._policy.successes,
             *self._rates(target),
-            tokens_beyond_estimate,
-            _ms(hold_seconds),
+            report.tokens_beyond_estimate,
+            _ms(report.hold_seconds),
             self._slots(provider),
             target.model,
-            int(turned_away),
+            int(report.turned_away),
             place.admitted_at if place else 0,
         )
         return Settled(tuple(called), bool(is_granting))

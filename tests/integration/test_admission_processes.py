@@ -21,7 +21,7 @@ import pytest
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_client import connect_redis
-from llm_provider.admission import Admission, AdmissionProtocol, BreakerPolicy, CallHealth
+from llm_provider.admission import Admission, AdmissionProtocol, BreakerPolicy, CallAsk, CallHealth, CallReport
 from llm_provider.background import PeriodicThread
 from llm_provider.config import VendorSettings
 from llm_provider.internal_models import ComparisonTarget
@@ -64,7 +64,7 @@ class Terms:
 
 
 def ask(admission: AdmissionProtocol, call_id: str, *, has_turn: bool = False, is_late: bool = False) -> Admission:
-    return admission.ask(TARGET, call_id, tokens=1000, has_turn=has_turn, is_late=is_late, patience_seconds=600)
+    return admission.ask(CallAsk(TARGET, call_id, 1000, 600, has_turn=has_turn, is_late=is_late))
 
 
 def wait_for_admission(admission: AdmissionProtocol, call_id: str) -> Admission:
@@ -90,7 +90,7 @@ def call_for_a_while(terms: Terms) -> None:
             terms.note(what="begins", call=call_id, waited=time.monotonic() - asked, is_probe=told.is_probe)
             time.sleep(terms.call_seconds)
             terms.note(what="ends", call=call_id)
-            admission.settle(TARGET, call_id, health=CallHealth.GOOD, is_probe=told.is_probe)
+            admission.settle(TARGET, call_id, CallReport(CallHealth.GOOD, is_probe=told.is_probe))
 
     with ThreadPoolExecutor(terms.threads) as pool:
         list(pool.map(call, range(terms.threads)))
@@ -148,7 +148,7 @@ def company(redis_server: Server, key_prefix: str, tmp_path: Path) -> Iterator[C
 
 def break_circuit(admission: AdmissionProtocol) -> None:
     for number in range(POLICY.failures):
-        admission.settle(TARGET, f"failed-{number}", health=CallHealth.BAD)
+        admission.settle(TARGET, f"failed-{number}", CallReport(CallHealth.BAD))
     time.sleep(POLICY.open_seconds)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_client import connect_redis
-from llm_provider.admission import BreakerPolicy, CallHealth
+from llm_provider.admission import BreakerPolicy, CallAsk, CallHealth, CallReport
 from llm_provider.config import VendorSettings
 from llm_provider.internal_models import ComparisonTarget
 from tests.conftest import GivenRedis
@@ -81,10 +81,10 @@ def test_what_keeps_calls_back_is_shown_and_can_be_released(redis_server: GivenR
         lease_seconds=10,
     )
     target = ComparisonTarget(provider="google", model="any")
-    admission.ask(target, "call", tokens=1, has_turn=False, patience_seconds=1)
-    admission.settle(target, "call", health=CallHealth.BAD)
+    admission.ask(CallAsk(target, "call", tokens=1, patience_seconds=1))
+    admission.settle(target, "call", CallReport(CallHealth.BAD))
     held = ComparisonTarget(provider="google", model="held-one")
-    admission.settle(held, "another", health=CallHealth.UNKNOWN, hold_seconds=600)
+    admission.settle(held, "another", CallReport(hold_seconds=600))
     client.close()
 
     table, _ = run(REDIS_URL=redis_server.url, KEY_PREFIX=key_prefix)

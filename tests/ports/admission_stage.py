@@ -11,7 +11,16 @@ from redis import Redis
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.memory_admission import MemoryAdmission, MemoryAdmissionState
 from llm_provider.adapters.redis_admission import RedisAdmission
-from llm_provider.admission import OFFER_SECONDS, Admission, AdmissionProtocol, BreakerPolicy, BreakerView, CallHealth
+from llm_provider.admission import (
+    OFFER_SECONDS,
+    Admission,
+    AdmissionProtocol,
+    BreakerPolicy,
+    BreakerView,
+    CallAsk,
+    CallHealth,
+    CallReport,
+)
 from llm_provider.config import VendorSettings
 from llm_provider.internal_models import ComparisonTarget
 from tests.unit.builders import Clock
@@ -47,10 +56,10 @@ class Process:
 
     def ask(self, call_id: str | None = None, target: ComparisonTarget = OPENAI, **about: Any) -> Admission:
         defaults = {"tokens": 1000, "patience_seconds": LONG}
-        return self.admission.ask(target, call_id or self.ids(), **{**defaults, **about})
+        return self.admission.ask(CallAsk(target, call_id or self.ids(), **{**defaults, **about}))
 
     def settle(self, call_id: str, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> list[str]:
-        return [*self.admission.settle(target, call_id, health=health, **about).called]
+        return [*self.admission.settle(target, call_id, CallReport(health, **about)).called]
 
     def call(self, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> Admission:
         """A call that is made at once, and what it told; `about` goes to settle."""

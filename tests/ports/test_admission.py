@@ -22,6 +22,7 @@ from llm_provider.admission import (
     BreakerState,
     BreakerView,
     CallHealth,
+    CallReport,
     Obstacle,
     ProviderLoad,
 )
@@ -848,14 +849,14 @@ def test_a_vendor_that_grants_others_turns_away_because_they_are_too_many(stage:
     process = stage.process()
 
     def refused() -> bool:
-        return process.admission.settle(OPENAI, process.ids(), health=UNKNOWN, turned_away=True).is_granting
+        return process.admission.settle(OPENAI, process.ids(), CallReport(UNKNOWN, turned_away=True)).is_granting
 
     assert not refused()
     process.call(UNKNOWN, turned_away=True)
     assert not refused()
     process.call(GOOD)
     assert refused()
-    assert not process.admission.settle(SAME_PROVIDER, "other", health=UNKNOWN, turned_away=True).is_granting
+    assert not process.admission.settle(SAME_PROVIDER, "other", CallReport(UNKNOWN, turned_away=True)).is_granting
 
 
 def test_a_limit_that_is_stricter_than_the_vendor_stays(stage: Stage) -> None:

@@ -14,7 +14,7 @@ from llm_provider.adapters.event_publisher import KafkaEventPublisher
 from llm_provider.adapters.memory_bus import MemoryBus, PublishedRecord
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryResultStore
-from llm_provider.admission import Admission, BreakerView, ProviderLoad, Settled
+from llm_provider.admission import Admission, BreakerView, CallAsk, CallReport, ProviderLoad, Settled
 from llm_provider.api_models import LLMConfigOverrides
 from llm_provider.call_attempts import CallPolicy
 from llm_provider.errors import AdmissionUnavailable, ComparisonError, RateLimited
@@ -153,17 +153,17 @@ class ScriptedAdmission:
     released: list[LLMProviderType] = field(default_factory=list)
     is_away: bool = False
 
-    def ask(self, target: ComparisonTarget, call_id: str, **about: Any) -> Admission:
+    def ask(self, ask: CallAsk) -> Admission:
         self._answer_or_fail()
-        self.asked.append({"target": target, "call_id": call_id, **about})
+        self.asked.append(dict(vars(ask)))
         answer = self.answers.pop(0) if self.answers else Admission()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def settle(self, target: ComparisonTarget, call_id: str, **about: Any) -> Settled:
+    def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         self._answer_or_fail()
-        self.settled.append(about)
+        self.settled.append(dict(vars(report)))
         return Settled(self.called, self.is_granting)
 
     def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:

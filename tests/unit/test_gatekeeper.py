@@ -3,8 +3,17 @@
 import threading
 
 from contracts.enums import LLMProviderType
-from llm_provider.admission import Admission, BreakerState, BreakerView, CallHealth, Obstacle, ProviderLoad
-from llm_provider.gatekeeper import BLIND_SECONDS, CallReport, Gatekeeper
+from llm_provider.admission import (
+    Admission,
+    BreakerState,
+    BreakerView,
+    CallAsk,
+    CallHealth,
+    CallReport,
+    Obstacle,
+    ProviderLoad,
+)
+from llm_provider.gatekeeper import BLIND_SECONDS, Gatekeeper
 from llm_provider.internal_models import ComparisonTarget
 from scripts.local_servers import wait_until
 from tests.unit.api.service import captured_logs
@@ -25,13 +34,7 @@ class Stage:
 
     def ask(self, *, has_turn: bool = False, is_late: bool = False, can_sleep: bool = False) -> Admission:
         return self.gatekeeper.ask(
-            TARGET,
-            "call",
-            tokens=7,
-            patience_seconds=3,
-            has_turn=has_turn,
-            is_late=is_late,
-            can_sleep=can_sleep,
+            CallAsk(TARGET, "call", 7, 3, has_turn=has_turn, is_late=is_late, can_sleep=can_sleep)
         )
 
 
@@ -43,7 +46,8 @@ def test_what_is_asked_and_told_is_passed_on() -> None:
 
     assert stage.ask(has_turn=True, can_sleep=True) == OPEN
     stage.admission.is_granting = True
-    assert stage.gatekeeper.settle(TARGET, "call", Admission(is_probe=True), CallReport(CallHealth.BAD, 5, 17, True))
+    report = CallReport(CallHealth.BAD, is_probe=True, tokens_beyond_estimate=5, hold_seconds=17, turned_away=True)
+    assert stage.gatekeeper.settle(TARGET, "call", report)
     stage.gatekeeper.leave(TARGET, "call")
 
     assert stage.admission.asked == [
@@ -81,7 +85,7 @@ def test_without_redis_everything_is_admitted() -> None:
 
     assert stage.ask(has_turn=True, is_late=True) == Admission(has_turn=True, is_late=True)
     stage.clock.advance(2 * BLIND_SECONDS)
-    assert not stage.gatekeeper.settle(TARGET, "call", Admission(), CallReport())
+    assert not stage.gatekeeper.settle(TARGET, "call", CallReport())
     stage.clock.advance(2 * BLIND_SECONDS)
     stage.gatekeeper.leave(TARGET, "call")
     stage.clock.advance(2 * BLIND_SECONDS)
@@ -116,7 +120,7 @@ def test_what_cannot_be_told_is_not_held_any_longer() -> None:
     stage.ask()
     stage.admission.is_away = False
 
-    stage.gatekeeper.settle(TARGET, "settled", Admission(), CallReport())
+    stage.gatekeeper.settle(TARGET, "settled", CallReport())
     stage.gatekeeper.leave(TARGET, "left")
 
     assert (stage.admission.settled, stage.admission.left) == ([], [])
@@ -134,7 +138,7 @@ def test_whoever_may_come_now_is_woken() -> None:
     stage.admission.answers = [Admission(called=("asked",))]
 
     stage.ask()
-    stage.gatekeeper.settle(TARGET, "call", Admission(), CallReport())
+    stage.gatekeeper.settle(TARGET, "call", CallReport())
     stage.gatekeeper.leave(TARGET, "call")
     stage.gatekeeper.call_next(LLMProviderType.OPENAI)
 
