@@ -17,8 +17,10 @@ from llm_provider.internal_models import ComparisonTarget
 LATENESS_SECONDS = 0.5
 # Its place in the line is remembered for so long, all the same.
 TICKET_KEPT_SECONDS = 600.0
-# Who was called has its place kept for so long, as its message may take a while.
+# Who was called is called again, if it has not come, after so long; longer where it is one of many that come in a flow.
 OFFER_SECONDS = 5.0
+FLOW_OFFER_SECONDS = 30.0
+FLOW_KEPT_SECONDS = 600.0
 # Who is asleep looks again after so long, and a little longer for each who stands before it: a call may get lost.
 LOOK_AGAIN_SECONDS = 60.0
 LOOK_AGAIN_EACH_SECONDS = 0.05
@@ -28,10 +30,12 @@ MOST_CALLED = 500
 # What a vendor's first refusal (429) sets as the time between two calls to the model, what further ones may make of it,
 # how much less each call that it grants makes it, and from where on it is none.
 FIRST_SLOW_SECONDS = 0.5
-SLOWEST_SECONDS = 30.0
-FASTER = 0.95
+SLOWEST_SECONDS = 10.0
+FASTER = 0.9
 FASTEST_SECONDS = 0.01
 SLOW_KEPT_SECONDS = 600.0
+# Who is kept back by what was learned looks again after so long at the latest, since it may not be true any more.
+LEARNED_WAIT_SECONDS = 20.0
 # A vendor that has granted a call so lately turns others away because they are too many.
 GRANTING_SECONDS = 60.0
 
@@ -140,12 +144,13 @@ class Settled:
 
 @dataclass(frozen=True)
 class ProviderLoad:
-    """How much goes on at a provider: calls that run or are about to, requests that wait to be called, and the models
-    that the vendor wants left alone, with the seconds until that ends."""
+    """How much goes on at a provider: calls that run, requests that wait to be called, the models that the vendor wants
+    left alone, with the seconds until that ends, and those asked more slowly, with the seconds between two calls."""
 
     running: int = 0
     waiting: int = 0
     held_models: Mapping[str, float] = field(default_factory=dict)
+    slowed_models: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class AdmissionProtocol(Protocol):
         ...
 
     def call_next(self, provider: LLMProviderType) -> Sequence[str]:
-        """Who is asleep and may come now; a place is kept for each for a moment. Asked every second by every worker."""
+        """Who is asleep and may come now, and has not been called a moment ago. Asked every second by every worker."""
         ...
 
     def renew(self) -> Sequence[str]:

@@ -133,6 +133,8 @@ class CallAttempts:
         except InvalidAnswer:
             raise
         except (CallLater, ComparisonError):
+            # It does not come back for it.
+            self._gate.leave(self._target, self._request.queue_id)
             raise first.billed(self._bill.token_usage, self._bill.cost_usd) from None
 
     def _call(self, prompt: Prompt) -> TimedAnswer:
@@ -194,10 +196,11 @@ class CallAttempts:
         why = _not_admitted(self._target, admission)
         try:
             self._pause(admission.wait_seconds, self._last_error or why, is_long=is_long)
-        except ComparisonError:
-            # Should it be queued, it goes on with its turn.
+        except ComparisonError as error:
+            # Should it be queued, it goes on with its turn, and from its place in the line.
             why.has_turn, why.is_late = self._has_turn, self._is_late
-            self._gate.leave(self._target, self._request.queue_id)
+            if self._can_come_back or error is not why:
+                self._gate.leave(self._target, self._request.queue_id)
             raise
 
     def _settle(self, admission: Admission, report: CallReport) -> None:
@@ -220,7 +223,8 @@ class CallAttempts:
         )
 
     def _health(self, error: ProviderError, allowed: float) -> CallHealth:
-        if isinstance(error, ProviderTimeout) and allowed < self._enough_seconds:
+        is_ours = "http_status" not in error.details
+        if isinstance(error, ProviderTimeout) and is_ours and allowed < self._enough_seconds:
             # A caller in a hurry learns nothing about the vendor.
             return CallHealth.UNKNOWN
         if error.trips_breaker:

@@ -2,14 +2,13 @@
 
 import json
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from contracts.enums import LLMProviderType
 from llm_provider import logs
-from llm_provider.admission import BreakerView
+from llm_provider.admission import BreakerView, ProviderLoad
 from llm_provider.bootstrap import OperatorParts, base_url, build_operator
 from llm_provider.callbacks import build_callback
 from llm_provider.config import VENDORS, VendorSettings, load_settings
@@ -77,7 +76,7 @@ def _provider_row(parts: OperatorParts, provider: LLMProviderProtocol, redis_ans
         provider.name,
         "yes" if provider.is_configured() else "no",
         _circuit(parts.caller.breaker(provider)) if redis_answers else "unknown",
-        _held(parts.caller.load(provider).held_models) if redis_answers else "unknown",
+        _held(parts.caller.load(provider)) if redis_answers else "unknown",
         provider.default_model,
         _limits(parts.settings.vendor(provider.name)),
         base_url(parts.settings, provider.name) or "-",
@@ -89,8 +88,10 @@ def _circuit(view: BreakerView) -> str:
     return f"{view.state.replace('_', '-')}{wait}"
 
 
-def _held(models: Mapping[str, float]) -> str:
-    return ", ".join(f"{model} for {seconds:.0f} s" for model, seconds in models.items()) or "none"
+def _held(load: ProviderLoad) -> str:
+    held = [f"{model} for {seconds:.0f} s" for model, seconds in load.held_models.items()]
+    slowed = [f"{model} to a call each {seconds:.1f} s" for model, seconds in load.slowed_models.items()]
+    return ", ".join([*held, *slowed]) or "none"
 
 
 def _limits(vendor: VendorSettings) -> str:

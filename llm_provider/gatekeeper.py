@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 # Who could not ask does not ask again for so long, so that not every call waits for a Redis that hangs.
 BLIND_SECONDS = 1.0
+# Of calling others instead of those who are over: the rest is left to the next sweep.
+MOST_ROUNDS = 100
 
 
 class Gatekeeper:
@@ -54,7 +56,7 @@ class Gatekeeper:
         with self._unless_blind() as may_ask:
             if may_ask:
                 admission = self._admission.ask(ask)
-        self._waker.wake(admission.called)
+        self._wake(ask.target, admission.called)
         return admission
 
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> bool:
@@ -65,18 +67,19 @@ class Gatekeeper:
                 settled = self._admission.settle(target, call_id, report)
             else:
                 self._admission.forget(call_id)
-        self._waker.wake(settled.called)
+        self._wake(target, settled.called)
         return settled.is_granting
 
     def leave(self, target: ComparisonTarget, call_id: str) -> None:
         """AdmissionProtocol.leave."""
-        called: Sequence[str] = ()
+        self._wake(target, self._left(target, call_id))
+
+    def _left(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         with self._unless_blind() as may_ask:
             if may_ask:
-                called = self._admission.leave(target, call_id)
-            else:
-                self._admission.forget(call_id)
-        self._waker.wake(called)
+                return self._admission.leave(target, call_id)
+            self._admission.forget(call_id)
+        return ()
 
     def call_next(self, provider: LLMProviderType) -> None:
         """Wake who is asleep and may come now, after a circuit has closed or a place has lapsed."""
@@ -84,7 +87,15 @@ class Gatekeeper:
         with self._unless_blind() as may_ask:
             if may_ask:
                 called = self._admission.call_next(provider)
-        self._waker.wake(called)
+        self._wake(ComparisonTarget(provider=provider, model=""), called)
+
+    def _wake(self, target: ComparisonTarget, called: Sequence[str]) -> None:
+        """Those who are over leave the line, and others are called instead; a long line of them in several rounds."""
+        for _ in range(MOST_ROUNDS):
+            over = self._waker.wake(called)
+            if not over:
+                return
+            called = [following for call_id in over for following in self._left(target, call_id)]
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         """The provider's breaker; unknown while nobody can be asked."""
@@ -138,5 +149,6 @@ class Gatekeeper:
         with self._unless_blind() as may_ask:
             if may_ask:
                 called = self._admission.renew()
+        # Whose provider does not matter: they were called because a place of the line that they stand in is free.
         self._waker.wake(called)
         return False

@@ -162,6 +162,14 @@ class LedgerTiming:
         return self.record_retention + (self.result_expires if polled else 0.0)
 
 
+@dataclass(frozen=True)
+class Woken:
+    """Of those who were to be woken: whose message is to be sent, and who is over, or unknown."""
+
+    suspended: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+
+
 class RecordState(StrEnum):
     """How far a stored request has come."""
 
@@ -297,8 +305,8 @@ class LedgerProtocol(Protocol):
         """
         ...
 
-    def wake(self, queue_ids: Sequence[str]) -> list[str]:
-        """End the waits of these requests now; whose message is to be sent is answered, those that were suspended.
+    def wake(self, queue_ids: Sequence[str]) -> Woken:
+        """End the waits of these requests now.
 
         One that is about to be suspended will not wait. A message that gets lost is sent again by a sweeper, as after
         any wait.

@@ -102,8 +102,8 @@ class TaskDispatcherProtocol(Protocol):
 class WakerProtocol(Protocol):
     """Brings requests that sleep until they are called to a worker."""
 
-    def wake(self, queue_ids: Sequence[str]) -> None:
-        """Never raises: who is not reached looks again by itself after a while."""
+    def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
+        """Those who will never come, since they are over. Never raises: who is not reached is called again soon."""
         ...
 
 

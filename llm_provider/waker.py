@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import structlog
 
-from llm_provider.errors import LedgerUnavailable
 from llm_provider.ledger import LedgerProtocol
 from llm_provider.protocols import TaskDispatcherProtocol
 
@@ -18,18 +17,22 @@ class Waker:
         self._ledger = ledger
         self._dispatcher = dispatcher
 
-    def wake(self, queue_ids: Sequence[str]) -> None:
+    def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
         if not queue_ids:
-            return
+            return ()
         try:
-            for queue_id in self._ledger.wake(queue_ids):
+            woken = self._ledger.wake(queue_ids)
+            for queue_id in woken.suspended:
                 self._dispatcher.dispatch(queue_id, first=True)
-        except LedgerUnavailable as error:
-            log.warning("waking_left_to_sweeper", reason=error.message)
+        except Exception as error:
+            # Whoever makes room must not fail for it.
+            log.warning("waking_left_for_later", error=type(error).__name__)
+            return ()
+        return woken.over
 
 
 class Nobody:
     """WakerProtocol where nobody is woken: on an operator's command line."""
 
-    def wake(self, queue_ids: Sequence[str]) -> None:
-        pass
+    def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
+        return ()

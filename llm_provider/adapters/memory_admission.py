@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from contracts.enums import LLMProviderType
 from llm_provider.admission import (
@@ -13,8 +13,10 @@ from llm_provider.admission import (
     FASTEST_SECONDS,
     FIRST_CALLED,
     FIRST_SLOW_SECONDS,
+    FLOW_OFFER_SECONDS,
     GRANTING_SECONDS,
     LATENESS_SECONDS,
+    LEARNED_WAIT_SECONDS,
     LOOK_AGAIN_EACH_SECONDS,
     LOOK_AGAIN_SECONDS,
     MOST_CALLED,
@@ -63,13 +65,16 @@ class _Pace:
     # Seconds between two calls that the vendor's refusals taught.
     slow: float = 0.0
     slow_since: float = float("-inf")
-    # When it last granted a call all the same.
+    # When it last granted a call all the same; by what was learned, when the next call may be made, and when all who
+    # were told to look again have done so.
     granted: float = float("-inf")
+    learned_passed: float = 0.0
+    learned_late: float = 0.0
 
 
 @dataclass
 class _Account:
-    """Of requests or of tokens: a second's worth may be taken at once, of what was learned a tenth, one request always.
+    """Of requests or of tokens: a second's worth may be taken at once, and one request always.
 
     Each has three times: when all turns will have come, when what was really called will have flowed back, and when all
     who were late will have had another turn.
@@ -79,7 +84,6 @@ class _Account:
     per_minute: float
     pace: _Pace
     now: float
-    is_learned: bool = False
 
     @property
     def interval(self) -> float:
@@ -87,7 +91,7 @@ class _Account:
 
     @property
     def burst(self) -> float:
-        return max(1.0, self.per_minute / (600 if self.is_learned else 60))
+        return max(1.0, self.per_minute / 60)
 
     def at(self, which: str) -> float:
         return max(self.now, self.pace.taken.get(f"{self.name} {which}", 0.0))
@@ -120,18 +124,28 @@ class _Line:
     """A provider's calls that run, and who waits."""
 
     leases: dict[str, float] = field(default_factory=dict)
+    # Who of those that wait has been called, and until when it is expected.
+    offers: dict[str, float] = field(default_factory=dict)
     waiting: dict[str, _Waiting] = field(default_factory=dict)
     tickets: dict[str, tuple[int, float]] = field(default_factory=dict)
     given: int = 0
-    # Of the second in which some were called last: which it was, how many might be, and how many still may.
+    # Of the second in which some were called last: which it was, how many might be, and how many still may; None while
+    # no circuit has opened.
     flow: tuple[int, int, int] | None = None
 
     def forget_absent(self, now: float) -> None:
         self.leases = {call: end for call, end in self.leases.items() if end > now}
+        self.offers = {call: end for call, end in self.offers.items() if end > now}
         self.waiting = {call: w for call, w in self.waiting.items() if w.until > now}
         self.tickets = {call: t for call, t in self.tickets.items() if t[1] > now}
 
+    def leave(self, call_id: str) -> None:
+        self.waiting.pop(call_id, None)
+        self.offers.pop(call_id, None)
+
     def ticket(self, call_id: str) -> int:
+        if call_id in self.waiting:
+            return self.waiting[call_id].asked
         return self.tickets[call_id][0] if call_id in self.tickets else self.given + 1
 
     def stand(self, call_id: str, now: float, until: float, *, is_asleep: bool) -> None:
@@ -146,18 +160,20 @@ class _Line:
         return sum(w.asked < mine for call, w in self.waiting.items())
 
     def sleepers(self, among_first: int, most: int) -> list[str]:
-        in_order = sorted(self.waiting.items(), key=lambda item: item[1].asked)[:among_first]
-        return [call for call, w in in_order if w.is_asleep][:most]
+        """Of the first in the line those who are asleep and have not been called."""
+        in_order = sorted(self.waiting.items(), key=lambda item: item[1].asked)[: max(0, among_first)]
+        return [call for call, w in in_order if w.is_asleep and call not in self.offers][: max(0, most)]
 
     def flowing(self, now: float) -> list[str]:
         """Slowly first, and twice as many each second."""
-        second = int(now)
-        _, allowed, left = self.flow or (second, 0, 0)
-        if self.flow is None or second > self.flow[0] + 10:
+        if self.flow is None:
+            return []
+        second, (last, allowed, left) = int(now), self.flow
+        if second > last + 10:
             allowed = left = FIRST_CALLED
-        elif second > self.flow[0]:
+        elif second > last:
             allowed = left = min(2 * allowed, MOST_CALLED)
-        called = self.sleepers(left + 20, left)
+        called = self.sleepers(len(self.offers) + left + 20, left)
         self.flow = (second, allowed, left - len(called))
         return called
 
@@ -174,6 +190,9 @@ class MemoryAdmissionState:
 
 # Of sums of seconds since 1970.
 _ROUNDING = 1e-5
+
+# Of a second long ago.
+_UNUSED_FLOW = (-1000, 0, 0)
 
 _POLICY = BreakerPolicy(failures=3, open_seconds=120.0, successes=2)
 
@@ -238,49 +257,71 @@ class MemoryAdmission:
 
     def _turn(self, ask: _Ask) -> Admission | None:
         """Requests and tokens are reserved together or not at all."""
-        pace, accounts = self._pace(ask.target), self._accounts(ask.target, ask.now)
-        held = max(0.0, pace.hold - ask.now)
-        obstacle = Obstacle.VENDOR_HOLD if held or self._is_slowed(ask.target) else Obstacle.RATE_LIMIT
+        accounts, held = self._accounts(ask.target, ask.now), max(0.0, self._pace(ask.target).hold - ask.now)
+        obstacle = Obstacle.VENDOR_HOLD if held else Obstacle.RATE_LIMIT
         if ask.has_turn or not accounts:
             if held:
                 # Not paced by an account, those who wait are spread over some time behind the hold.
                 spread = self.chance() * min(60.0, max(1.0, held / 5))
-                return self._told(ask, obstacle, held + spread)
-            return self._passage(ask, accounts, obstacle, is_late=ask.is_late)
+                return self._step_aside(ask, self._told(ask, obstacle, held + spread))
+            return self._passage(ask, accounts, is_late=ask.is_late)
         wait = max(held, *(account.wait("turns", ask.cost(account)) for account in accounts))
         if wait > ask.patience_seconds:
-            return Admission(obstacle, wait)
+            return self._step_aside(ask, Admission(obstacle, wait))
         for account in accounts:
             account.take("turns", ask.cost(account))
         if wait > 0:
-            return Admission(obstacle, wait, has_turn=True)
-        return self._passage(ask, accounts, obstacle, is_late=False)
+            return self._step_aside(ask, Admission(obstacle, wait, has_turn=True))
+        return self._passage(ask, accounts, is_late=False)
 
-    def _passage(self, ask: _Ask, accounts: list[_Account], obstacle: Obstacle, *, is_late: bool) -> Admission | None:
+    def _passage(self, ask: _Ask, accounts: list[_Account], *, is_late: bool) -> Admission | None:
         """A turn is for a time: who comes late for it passes only as the limits allow, and who comes behind waits."""
         wait = max([0.0, *(account.wait("passed", ask.cost(account)) for account in accounts)])
         if not is_late:
             wait = max([wait, *(account.at("late") - ask.now for account in accounts)])
             for account in accounts if wait > _ROUNDING else []:
                 account.take("late", ask.cost(account))
-        return Admission(obstacle, wait, has_turn=True, is_late=True) if wait > _ROUNDING else None
+        if wait > _ROUNDING:
+            return self._step_aside(ask, Admission(Obstacle.RATE_LIMIT, wait, has_turn=True, is_late=True))
+        return self._learned(ask, has_turn=bool(accounts) or ask.has_turn, is_late=is_late)
+
+    def _learned(self, ask: _Ask, *, has_turn: bool, is_late: bool) -> Admission | None:
+        """What was learned is a guess: it gives no turns in advance, and who does not pass looks again soon."""
+        pace = self._pace(ask.target)
+        if not pace.slow or pace.learned_passed <= ask.now:
+            return None
+        wait = max(pace.learned_passed, pace.learned_late) - ask.now
+        if wait < LEARNED_WAIT_SECONDS:
+            pace.learned_late = ask.now + wait + pace.slow
+        else:
+            wait = LEARNED_WAIT_SECONDS * (1 + self.chance()) / 2
+        return self._step_aside(ask, Admission(Obstacle.VENDOR_HOLD, wait, has_turn=has_turn, is_late=is_late))
+
+    def _step_aside(self, ask: _Ask, told: Admission) -> Admission:
+        """Who has to wait for something else than its place keeps nobody else from it."""
+        line = self._line(ask.provider)
+        if ask.call_id not in line.waiting and ask.call_id not in line.leases:
+            return told
+        line.tickets[ask.call_id] = (line.ticket(ask.call_id), ask.now + TICKET_KEPT_SECONDS + told.wait_seconds)
+        line.leave(ask.call_id)
+        line.leases.pop(ask.call_id, None)
+        return replace(told, called=tuple(self._call_next(ask.provider, ask.now)))
 
     def _slot(self, ask: _Ask) -> Admission:
         """A slot goes to whoever asked first, of those who are there or can be called."""
-        limit, line, called = self._limit(ask.provider), self._line(ask.provider), list[str]()
+        limit, line = self._limit(ask.provider), self._line(ask.provider)
         half_open = self._breaker(ask.provider).is_half_open(ask.now)
         if limit:
             line.forget_absent(ask.now)
-            called = [] if half_open else self._call_next(ask.provider, ask.now)
             if ask.call_id not in line.leases:
                 free = limit - len(line.leases)
                 before = 0 if half_open else line.before(ask.call_id)
                 if before >= free:
-                    return self._no_slot(ask, before - max(0, free), called)
+                    return self._no_slot(ask, before - max(0, free))
             line.leases[ask.call_id] = ask.now + self.lease_seconds
-        return self._admit(ask, tuple(call for call in called if call != ask.call_id))
+        return self._admit(ask)
 
-    def _no_slot(self, ask: _Ask, behind: int, called: list[str]) -> Admission:
+    def _no_slot(self, ask: _Ask, behind: int) -> Admission:
         wait = min(1.0, 0.05 + 0.1 * behind / self._limit(ask.provider))
         if ask.can_sleep:
             wait = self._sleep(ask)
@@ -292,26 +333,29 @@ class MemoryAdmission:
             has_turn=True,
             is_late=ask.is_late,
             sleeps=ask.can_sleep,
-            called=tuple(called),
+            called=tuple(self._call_next(ask.provider, ask.now)),
         )
 
-    def _admit(self, ask: _Ask, called: tuple[str, ...]) -> Admission:
+    def _admit(self, ask: _Ask) -> Admission:
         """The probe is taken last, so that only a call that is made takes it."""
-        breaker, line = self._breaker(ask.provider), self._line(ask.provider)
-        line.waiting.pop(ask.call_id, None)
+        breaker, line, pace = self._breaker(ask.provider), self._line(ask.provider), self._pace(ask.target)
+        line.leave(ask.call_id)
         line.tickets.pop(ask.call_id, None)
         for account in self._accounts(ask.target, ask.now):
             account.take("passed", ask.cost(account))
+        pace.learned_passed = ask.now + pace.slow
         self._held[ask.call_id] = (ask.provider, breaker.epoch, ask.now)
         if breaker.until is None:
-            return Admission(has_turn=True, called=called)
+            called = self._call_next(ask.provider, ask.now) if self._limit(ask.provider) else []
+            return Admission(has_turn=True, called=tuple(called))
         breaker.probe, breaker.probe_until = ask.call_id, ask.now + self.lease_seconds
-        return Admission(has_turn=True, is_probe=True, called=called)
+        return Admission(has_turn=True, is_probe=True)
 
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         _, epoch, admitted_at = self._held.pop(call_id, (target.provider, None, float("-inf")))
         with self._asked() as now:
             self._line(target.provider).leases.pop(call_id, None)
+            self._line(target.provider).leave(call_id)
             breaker, pace = self._breaker(target.provider), self._pace(target)
             if breaker.probe == call_id:
                 self._count_probe(target.provider, report.health, now)
@@ -329,6 +373,7 @@ class MemoryAdmission:
     def _learn(self, pace: _Pace, now: float, *, turned_away: bool, granted: bool) -> None:
         if turned_away:
             pace.slow, pace.slow_since = min(SLOWEST_SECONDS, max(FIRST_SLOW_SECONDS, 2 * pace.slow)), now
+            pace.learned_passed = now + pace.slow
         elif granted:
             pace.slow *= FASTER
             pace.slow = pace.slow if pace.slow >= FASTEST_SECONDS else 0.0
@@ -368,28 +413,25 @@ class MemoryAdmission:
         breaker = self._breaker(provider)
         breaker.until, breaker.goods = now + self.breaker_policy.open_seconds, 0
         breaker.epoch += 1
-        self._line(provider).flow = None
+        self._line(provider).flow = _UNUSED_FLOW
 
     def _call_next(self, provider: LLMProviderType, now: float) -> list[str]:
-        """Who is asleep and may come now; a place is kept for each, and for a probe its right."""
+        """Who is asleep and may come now."""
         breaker, line, limit = self._breaker(provider), self._line(provider), self._limit(provider)
         line.forget_absent(now)
         if not any(w.is_asleep for w in line.waiting.values()):
             return []
+        offer = OFFER_SECONDS
         if breaker.until is not None:
             if breaker.until > now or breaker.is_probed(now):
                 return []
-            called = line.sleepers(20, 1)
-            for call in called:
-                breaker.probe, breaker.probe_until = call, now + OFFER_SECONDS
+            called = [] if line.offers else line.sleepers(20, 1)
         elif limit:
             free = limit - len(line.leases)
-            called = line.sleepers(free, free) if free > 0 else []
-            line.leases.update(dict.fromkeys(called, now + OFFER_SECONDS))
+            called = line.sleepers(free, free)
         else:
-            called = line.flowing(now)
-        for call in called:
-            del line.waiting[call]
+            called, offer = line.flowing(now), FLOW_OFFER_SECONDS
+        line.offers.update(dict.fromkeys(called, now + offer))
         return called
 
     def call_next(self, provider: LLMProviderType) -> Sequence[str]:
@@ -401,7 +443,7 @@ class MemoryAdmission:
         with self._asked() as now:
             line, breaker = self._line(target.provider), self._breaker(target.provider)
             line.leases.pop(call_id, None)
-            line.waiting.pop(call_id, None)
+            line.leave(call_id)
             line.tickets.pop(call_id, None)
             if breaker.probe == call_id:
                 breaker.probe = ""
@@ -436,13 +478,15 @@ class MemoryAdmission:
             running = sum(end > now for end in line.leases.values())
             waiting = sum(w.is_asleep and w.until > now for w in line.waiting.values())
             held = {t.model: p.hold - now for t, p in paces if t.provider is provider and p.hold > now}
-            return ProviderLoad(running, waiting, held)
+            slowed = {t.model: p.slow for t, p in paces if t.provider is provider and p.slow}
+            return ProviderLoad(running, waiting, held, slowed)
 
     def release(self, provider: LLMProviderType) -> None:
         with self._asked() as now:
             self.state.breakers.pop(provider, None)
+            self._line(provider).flow = _UNUSED_FLOW
             for target, pace in [*self.state.paces.items()]:
-                if target.provider is provider and pace.hold > now:
+                if target.provider is provider and (pace.hold > now or pace.slow):
                     del self.state.paces[target]
 
     @contextmanager
@@ -464,17 +508,7 @@ class MemoryAdmission:
     def _pace(self, target: ComparisonTarget) -> _Pace:
         return self.state.paces.setdefault(target, _Pace())
 
-    def _is_slowed(self, target: ComparisonTarget) -> bool:
-        configured, slow = self.limits(target.provider).rate_limit(target.model), self._pace(target).slow
-        return slow > 0 and (configured.requests_per_minute or float("inf")) > 60 / slow
-
     def _accounts(self, target: ComparisonTarget, now: float) -> list[_Account]:
         limit, pace = self.limits(target.provider).rate_limit(target.model), self._pace(target)
-        is_slowed = self._is_slowed(target)
-        requests = 60 / pace.slow if is_slowed else limit.requests_per_minute
-        rates = {"requests": requests, "tokens": limit.tokens_per_minute}
-        return [
-            _Account(name, rate, pace, now, is_learned=is_slowed and name == "requests")
-            for name, rate in rates.items()
-            if rate
-        ]
+        rates = {"requests": limit.requests_per_minute, "tokens": limit.tokens_per_minute}
+        return [_Account(name, rate, pace, now) for name, rate in rates.items() if rate]

@@ -23,6 +23,7 @@ from llm_provider.ledger import (
     RecordState,
     RequestView,
     StoredRequest,
+    Woken,
 )
 from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 
@@ -179,17 +180,20 @@ class MemoryLedger:
             record.woken = False
             return True
 
-    def wake(self, queue_ids: Sequence[str]) -> list[str]:
+    def wake(self, queue_ids: Sequence[str]) -> Woken:
         with self._asked() as now:
-            woken = []
+            suspended, over = [], []
             for queue_id in queue_ids:
                 record = self._record(queue_id)
-                if record is not None and record.state is RecordState.SUSPENDED:
+                state = None if record is None else record.state
+                if record is not None and state is RecordState.SUSPENDED:
                     record.due, record.look_at = now, now + self.timing.redispatch_after
-                    woken.append(queue_id)
-                elif record is not None and record.state is RecordState.RUNNING:
+                    suspended.append(queue_id)
+                elif record is not None and state is RecordState.RUNNING:
                     record.woken = True
-            return woken
+                elif state is not RecordState.WAITING:
+                    over.append(queue_id)
+            return Woken(tuple(suspended), tuple(over))
 
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         with self._asked() as now:

@@ -4,16 +4,18 @@ Keys, after the prefix and `admission:`; all of them expire:
 
     breaker:<provider>            hash: failures in a row, until when it is open, the probe and its good results;
                                   an hour after it could be probed
-    slots:<provider>              sorted set: the calls that run or were called, by the end of their lease; a lease
+    slots:<provider>              sorted set: the calls that run, by the end of their lease; a lease
     line:<provider>               sorted set: who waits, by ticket
+    offers:<provider>             sorted set: who of them was called, by until when it is expected; until then
     due:<provider>, asleep:<provider>
                                   sorted sets: of those, who is awake and until when it is expected back, and who is to
                                   be called and until when; a minute longer than the last of them waits
     ticket:<provider>:<call id>   when this call first asked; TICKET_KEPT_SECONDS after it was last seen
-    flow:<provider>               hash: how many have been called in this second after the circuit closed; a minute
+    flow:<provider>               hash: how many have been called in this second after the circuit closed; ten minutes
     pace:<provider>:<model>       hash: the accounts of requests and tokens, the vendor's wish to be left alone, and
                                   what its refusals taught; until all that tells nothing any more
-    held:<provider>               sorted set: the models that the vendor wants left alone, by until when; until then
+    held:<provider>, slowed:<provider>
+                                  sorted set and hash: of which models that is, for whoever looks; as long as it is
 """
 
 import random
@@ -52,6 +54,9 @@ _CONSTANTS = {
     "LATENESS_MS": constants.LATENESS_SECONDS * 1000,
     "TICKET_KEPT_MS": constants.TICKET_KEPT_SECONDS * 1000,
     "OFFER_MS": constants.OFFER_SECONDS * 1000,
+    "FLOW_OFFER_MS": constants.FLOW_OFFER_SECONDS * 1000,
+    "FLOW_KEPT_MS": constants.FLOW_KEPT_SECONDS * 1000,
+    "LEARNED_WAIT_MS": constants.LEARNED_WAIT_SECONDS * 1000,
     "LOOK_AGAIN_MS": constants.LOOK_AGAIN_SECONDS * 1000,
     "LOOK_AGAIN_EACH_MS": constants.LOOK_AGAIN_EACH_SECONDS * 1000,
     "FIRST_CALLED": constants.FIRST_CALLED,
@@ -63,6 +68,8 @@ _CONSTANTS = {
     "SLOW_KEPT_MS": constants.SLOW_KEPT_SECONDS * 1000,
     "GRANTING_MS": constants.GRANTING_SECONDS * 1000,
 }
+# What is said of single models, for whoever looks.
+_SEEN = ("held", "slowed")
 # What settle.lua is told about a call whose admission this process does not know of.
 _UNKNOWN_EPOCH = "?"
 
@@ -115,7 +122,7 @@ class RedisAdmission:
 
     def _provider_keys(self, provider: LLMProviderType) -> list[str]:
         """As prelude.lua expects them."""
-        return [self._key(name, provider) for name in ("breaker", "slots", "line", "due", "asleep", "flow")]
+        return [self._key(name, provider) for name in ("breaker", "slots", "line", "due", "asleep", "offers", "flow")]
 
     def ask(self, ask: CallAsk) -> Admission:
         provider, slots = ask.target.provider, self._slots(ask.target.provider)
@@ -155,10 +162,10 @@ class RedisAdmission:
 
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         provider, place = target.provider, self._no_longer_held(call_id)
-        pace, held = self._key("pace", provider, target.model), self._key("held", provider)
+        pace, seen = self._key("pace", provider, target.model), [self._key(name, provider) for name in _SEEN]
         is_granting, *called = self._run(
             "settle",
-            [*self._provider_keys(provider), pace, held],
+            [*self._provider_keys(provider), pace, *seen],
             call_id,
             report.health,
             place.epoch if place else _UNKNOWN_EPOCH,
@@ -215,14 +222,19 @@ class RedisAdmission:
         return BreakerView(BreakerState(state), failures, left_ms / 1000 if state == BreakerState.OPEN else None)
 
     def load(self, provider: LLMProviderType) -> ProviderLoad:
-        keys = [self._key(name, provider) for name in ("slots", "asleep", "held")]
-        running, waiting, *held = self._run("load", keys)
-        models = {model: left_ms / 1000 for model, left_ms in zip(held[::2], held[1::2], strict=True)}
-        return ProviderLoad(running, waiting, models)
+        running, waiting, held, slowed = self._run(
+            "load", [self._key(name, provider) for name in ("slots", "asleep", *_SEEN)]
+        )
+        return ProviderLoad(running, waiting, _seconds_by_model(held), _seconds_by_model(slowed))
 
     def release(self, provider: LLMProviderType) -> None:
-        paces = [self._key("pace", provider, model) for model in self.load(provider).held_models]
-        self._run("release", [self._key("breaker", provider), self._key("held", provider), *paces])
+        load = self.load(provider)
+        paces = [self._key("pace", provider, model) for model in {*load.held_models, *load.slowed_models}]
+        self._run("release", [*(self._key(name, provider) for name in ("breaker", "flow", *_SEEN)), *paces])
+
+
+def _seconds_by_model(flat: list[Any]) -> dict[str, float]:
+    return {model: float(ms) / 1000 for model, ms in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _ms(seconds: float) -> int:

@@ -25,6 +25,7 @@ from llm_provider.ledger import (
     RecordState,
     RequestView,
     StoredRequest,
+    Woken,
 )
 from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 
@@ -108,10 +109,10 @@ class RedisLedger:
         keys = [self._record(queue_id), self._key("open")]
         return bool(self._run("suspend", keys, queue_id, holder, _ms(wait_seconds), progress.model_dump_json()))
 
-    def wake(self, queue_ids: Sequence[str]) -> list[str]:
+    def wake(self, queue_ids: Sequence[str]) -> Woken:
         keys = [self._key("open"), *map(self._record, queue_ids)]
-        woken: list[str] = self._run("wake", keys, _ms(self._timing.redispatch_after), *queue_ids)
-        return woken
+        suspended, over = self._run("wake", keys, _ms(self._timing.redispatch_after), *queue_ids)
+        return Woken(tuple(suspended), tuple(over))
 
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         verdict, *stored = self._run(

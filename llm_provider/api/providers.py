@@ -85,4 +85,8 @@ class ProviderViews:
             "held_models": [
                 {"model": model, "retry_in_seconds": round(seconds, 1)} for model, seconds in load.held_models.items()
             ],
+            "slowed_models": [
+                {"model": model, "seconds_between_calls": round(seconds, 2)}
+                for model, seconds in load.slowed_models.items()
+            ],
         }

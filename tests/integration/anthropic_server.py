@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tests.integration.vendor_server import VERDICT, Request, VendorBehaviour, VendorServer
+from tests.integration.vendor_server import VERDICT, Request, VendorBehaviour, VendorServer, as_bytes
 
 VERSIONS = {"2023-06-01", "2026-10-21"}
 SAMPLING = {"temperature", "top_p", "top_k"}
@@ -73,7 +73,7 @@ class AnthropicServer(VendorServer[Behaviour]):
     def answer(self, request: Request, behaviour: Behaviour) -> tuple[int, bytes]:
         status = int(behaviour.mode) if behaviour.mode.isdigit() else behaviour.status
         if behaviour.body is not None:
-            return status, behaviour.body.encode()
+            return status, as_bytes(behaviour.body)
         try:
             sent = accepted(request)
         except Refused as refusal:

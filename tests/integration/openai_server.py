@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.integration.vendor_server import VERDICT, Request, VendorBehaviour, VendorServer
+from tests.integration.vendor_server import VERDICT, Request, VendorBehaviour, VendorServer, as_bytes
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class OpenAIServer(VendorServer[Behaviour]):
     def answer(self, request: Request, behaviour: Behaviour) -> tuple[int, bytes]:
         status = int(behaviour.mode) if behaviour.mode.isdigit() else behaviour.status
         if behaviour.body is not None:
-            return status, behaviour.body.encode()
+            return status, as_bytes(behaviour.body)
         complaint = _complaint(request)
         if complaint is not None:
             return complaint[0], self.error(*complaint)

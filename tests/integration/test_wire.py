@@ -3,6 +3,7 @@
 What a vendor is sent and says is in the file of each.
 """
 
+import gzip
 import socket
 import ssl
 import threading
@@ -82,6 +83,9 @@ def server(running: Server) -> Server:
 def provider(wire: Wire, server: Server) -> Iterator[Provider]:
     with wire.asking(server.base_url) as provider:
         yield provider
+
+
+COMPRESSED = {"content-encoding": "gzip"}
 
 
 # Keys
@@ -270,10 +274,35 @@ def test_an_answer_without_end_is_not_read_to_its_end(
     assert server.total == 1
 
 
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_few_bytes_do_not_grow_to_any_size(
+    server: Server, provider: Provider, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """A gateway may compress though nobody asked for it; an error is known by its status all the same."""
+    monkeypatch.setattr(bounded_response, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(bounded_response, "ERROR_BODY_BYTES", 100_000)
+    server.behave(status=status, body=gzip.compress(b"x" * 50_000_000).decode("latin-1"), headers=COMPRESSED)
+    assert type(failure_of(provider)) is (InvalidAnswer if status == 200 else ProviderOverloaded)
+
+
 def test_no_compression_is_asked_for(server: Server, provider: Provider) -> None:
     """A few bytes of it could grow to any size."""
     ask(provider)
     assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_a_compressed_answer_is_read_all_the_same(server: Server, provider: Provider) -> None:
+    """Some gateways compress whatever they are asked for."""
+    server.behave()
+    plain = server.answer(server_request(server, provider), server.behaviour)[1]
+    server.behave(body=gzip.compress(plain).decode("latin-1"), headers=COMPRESSED)
+    assert ask(provider).verdict.winner is EssayWinner.ESSAY_B
+
+
+def server_request(server: Server, provider: Provider) -> Any:
+    """What the provider sends."""
+    ask(provider)
+    return server.requests[-1]
 
 
 def test_cookies_are_not_kept(server: Server, provider: Provider) -> None:
@@ -301,7 +330,7 @@ def test_connections_that_were_closed_meanwhile_cost_no_call(server: Server, pro
 
 def test_a_connection_that_breaks_at_its_second_call_is_one_call(server: Server, provider: Provider) -> None:
     """The first was answered on it; the second was read, and so may be billed."""
-    for mode in ("close", "cut"):
+    for mode in ("close", "cut", "reset"):
         server.behave()
         ask(provider)
         server.reset()

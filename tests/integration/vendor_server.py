@@ -15,6 +15,8 @@ import json
 import random
 import re
 import signal
+import socket
+import struct
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -38,9 +40,9 @@ class VendorBehaviour:
     """What happens to a `share` of the calls, drawn with `seed`; the others are answered well.
 
     mode: ok, or what a vendor's own answers know; hang (no answer), close (without a byte), cut (in the middle of the
-    body), last (a good answer, and then the connection is closed without a word), trickle and trickle_headers (a byte
-    now and then), invalid_json (half a body). `status` is an error's, `body` replaces the body as it is. `latency_ms`
-    holds for every call.
+    body), reset (after the call was read), last (a good answer, and then the connection is closed without a word),
+    trickle and trickle_headers (a byte now and then), invalid_json (half a body). `status` is an error's, `body`
+    replaces the body as it is, of Latin-1 if it can be. `latency_ms` holds for every call.
     """
 
     mode: str = "ok"
@@ -50,6 +52,13 @@ class VendorBehaviour:
     seed: int = 0
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+
+
+def as_bytes(body: str) -> bytes:
+    try:
+        return body.encode("latin-1")
+    except UnicodeEncodeError:
+        return body.encode()
 
 
 B = TypeVar("B", bound=VendorBehaviour)
@@ -250,6 +259,12 @@ def _close(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
     transport.close()
 
 
+def _reset(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+    """As a proxy does that gives up: not before the call has been taken."""
+    asyncio.get_running_loop().call_later(0.2, transport.abort)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def _cut(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
     transport.write(head + body[: len(body) // 2])
     transport.close()
@@ -276,6 +291,7 @@ _DELIVERIES: dict[str, Callable[[asyncio.Transport, bytes, bytes], None]] = {
     "hang": _hang,
     "close": _close,
     "cut": _cut,
+    "reset": _reset,
     "last": _last,
     "trickle": _trickle,
     "trickle_headers": _trickle_headers,

@@ -98,8 +98,13 @@ class Stage:
         vendor = VendorSettings.model_construct(**terms)
         return Process(self.make(Terms(**own, vendor=vendor)), lambda: f"call-{next(self._numbers)}")
 
+    def grant(self, process: Process, call_id: str) -> None:
+        """Ask until the call may be made."""
+        while process.ask(call_id, has_turn=True, is_late=True).obstacle:
+            self.wait(0.05)
+
     def end_offers(self, process: Process) -> None:
-        """Let the time pass for which a place is kept for who was called."""
+        """Let the time pass for which nobody else is called."""
         self.wait(OFFER_SECONDS)
 
     def half_open(self, **terms: Any) -> Process:

@@ -14,6 +14,7 @@ from llm_provider.admission import (
     FIRST_CALLED,
     FIRST_SLOW_SECONDS,
     LATENESS_SECONDS,
+    LEARNED_WAIT_SECONDS,
     LOOK_AGAIN_EACH_SECONDS,
     LOOK_AGAIN_SECONDS,
     TICKET_KEPT_SECONDS,
@@ -600,23 +601,51 @@ def test_who_sleeps_is_called_as_soon_as_a_place_is_free(stage: Stage) -> None:
     assert one.settle(running[0], GOOD) == ["sleeps-0"]
     assert one.ask("comes-by", can_sleep=True).sleeps
     assert one.settle(running[1], GOOD) == ["sleeps-1"]
-    assert [other.ask(f"sleeps-{number}", can_sleep=True).obstacle for number in (1, 0)] == [None, None]
+    assert other.ask("sleeps-0", can_sleep=True).obstacle is None
+    assert other.ask("sleeps-1", can_sleep=True).obstacle is None
     assert one.settle("sleeps-0", GOOD) == ["sleeps-2"]
     assert one.settle("sleeps-1", GOOD) == ["comes-by"]
 
 
-def test_a_place_is_kept_for_who_was_called_and_not_for_ever(stage: Stage) -> None:
-    """Its message may get lost; when it comes after all it is before those who asked later."""
+def test_who_was_called_and_does_not_come_is_called_again(stage: Stage) -> None:
+    """Its message may have got lost; a moment's patience, and nobody behind it is called in its stead."""
     process = stage.process(max_concurrent_calls=1)
     running = process.begin()
-    for name in ("lost", "second", "third"):
+    for name in ("lost", "second"):
         process.ask(name, can_sleep=True)
     assert process.settle(running, GOOD) == ["lost"]
     assert process.admission.call_next(OPENAI.provider) == []
+    assert process.ask("second", can_sleep=True).sleeps
     stage.end_offers(process)
-    assert process.admission.call_next(OPENAI.provider) == ["second"]
-    assert process.ask("lost", can_sleep=True).sleeps
-    assert process.settle("second", GOOD) == ["lost"]
+    assert process.admission.call_next(OPENAI.provider) == ["lost"]
+    assert process.ask("lost", can_sleep=True).obstacle is None
+    assert process.settle("lost", GOOD) == ["second"]
+
+
+def test_messages_that_take_long_keep_nobody_from_a_place(stage: Stage) -> None:
+    """Whoever comes first in the line has it, called or not, so that busy workers are no reason for it to stay free."""
+    process = stage.process(max_concurrent_calls=1)
+    running = process.begin()
+    for name in ("first", "second"):
+        process.ask(name, can_sleep=True)
+    assert process.settle(running, GOOD) == ["first"]
+    stage.end_offers(process)
+    assert process.ask("first", can_sleep=True).obstacle is None
+
+
+def test_who_is_called_and_meets_a_hold_lets_the_next_one_come(stage: Stage) -> None:
+    """Its place would be of no use while the vendor wants its model left alone."""
+    process = stage.process(max_concurrent_calls=1, chance=0.0)
+    running, refused = process.begin(), process.ids()
+    for name in ("held", "held-too"):
+        process.ask(name, can_sleep=True)
+    process.ask("other-model", SAME_PROVIDER, can_sleep=True)
+    process.settle(refused, UNKNOWN, hold_seconds=20.0)
+    assert process.settle(running, GOOD) == ["held"]
+    told = process.ask("held", has_turn=True, can_sleep=True)
+    assert (told.obstacle, told.called) == (Obstacle.VENDOR_HOLD, ("held-too",))
+    assert process.ask("held-too", has_turn=True, can_sleep=True).called == ("other-model",)
+    assert process.ask("other-model", SAME_PROVIDER, can_sleep=True).obstacle is None
 
 
 def test_who_is_asleep_and_who_is_awake_stand_in_one_line(stage: Stage) -> None:
@@ -639,7 +668,7 @@ def test_who_asks_finds_others_to_be_called(stage: Stage) -> None:
     stage.wait(SHORT)
     told = alive.ask("comes-by", can_sleep=True)
     assert (told.sleeps, told.called) == (True, ("sleeps",))
-    assert alive.ask("sleeps").obstacle is None
+    assert alive.ask("sleeps", can_sleep=True).obstacle is None
 
 
 def test_who_sleeps_gives_up_when_its_time_ends(stage: Stage) -> None:
@@ -677,11 +706,12 @@ def test_an_open_circuit_is_slept_through(stage: Stage) -> None:
     stage.wait(SHORT)
     assert process.admission.call_next(OPENAI.provider) == ["first"]
     assert process.admission.call_next(OPENAI.provider) == []
-    assert process.ask("comes-by", can_sleep=True).sleeps
     assert process.ask("first", can_sleep=True).is_probe
+    assert process.ask("comes-by", can_sleep=True).sleeps
     assert process.settle("first", GOOD, is_probe=True) == ["second"]
     assert process.ask("second", can_sleep=True).is_probe
     assert process.settle("second", GOOD, is_probe=True) == ["third", "fourth", "comes-by"]
+    assert process.admission.call_next(OPENAI.provider) == []
 
 
 def test_a_circuit_that_opens_again_calls_nobody(stage: Stage) -> None:
@@ -810,15 +840,28 @@ def test_a_model_whose_calls_are_turned_away_is_asked_more_slowly(stage: Stage) 
     """By all processes, one call after the other; twice as slowly when that is still too fast."""
     one, other = stage.process(), stage.process()
     one.call(UNKNOWN, turned_away=True)
-    assert other.ask().obstacle is None
-    told = other.ask()
-    assert (told.obstacle, told.has_turn) == (Obstacle.VENDOR_HOLD, True)
-    assert told.wait_seconds == about(FIRST_SLOW_SECONDS)
+    told = [other.ask() for _ in range(3)]
+    assert {each.obstacle for each in told} == {Obstacle.VENDOR_HOLD}
+    assert [each.wait_seconds for each in told] == [about(FIRST_SLOW_SECONDS * number) for number in (1, 2, 3)]
     assert other.ask(target=SAME_PROVIDER).obstacle is None
-    stage.wait(2.5 * FIRST_SLOW_SECONDS)
+    assert other.admission.load(OPENAI.provider).slowed_models == {OPENAI.model: FIRST_SLOW_SECONDS}
+    stage.wait(FIRST_SLOW_SECONDS)
     one.call(UNKNOWN, turned_away=True)
-    waits = [other.ask().wait_seconds for _ in range(3)]
-    assert waits[2] - waits[1] == about_exactly(2 * FIRST_SLOW_SECONDS)
+    assert one.admission.load(OPENAI.provider).slowed_models == {OPENAI.model: 2 * FIRST_SLOW_SECONDS}
+
+
+def test_it_is_asked_no_more_slowly_than_that(stage: Stage) -> None:
+    """However often it refuses."""
+    process = stage.process()
+    for _ in range(12):
+        call_id = process.ids()
+        stage.grant(process, call_id)
+        process.settle(call_id, UNKNOWN, turned_away=True)
+        if process.admission.load(OPENAI.provider).slowed_models[OPENAI.model] > 1:
+            process.admission.release(OPENAI.provider)
+            break
+    assert process.admission.load(OPENAI.provider).slowed_models == {}
+    assert process.ask().obstacle is None
 
 
 def test_refusals_of_calls_that_ran_together_count_once(stage: Stage) -> None:
@@ -827,21 +870,35 @@ def test_refusals_of_calls_that_ran_together_count_once(stage: Stage) -> None:
     calls = [process.begin() for _ in range(20)]
     for call_id in calls:
         process.settle(call_id, UNKNOWN, turned_away=True)
-    process.ask()
-    assert process.ask().wait_seconds == about(FIRST_SLOW_SECONDS)
+    assert process.admission.load(OPENAI.provider).slowed_models == {OPENAI.model: FIRST_SLOW_SECONDS}
 
 
 def test_each_call_that_is_granted_makes_it_faster(stage: Stage) -> None:
     """So the vendor's own limit is found, and a moment's trouble is soon forgotten."""
     process = stage.process()
     process.call(UNKNOWN, turned_away=True)
-    stage.wait(0.05)
     for number in range(6):
-        while process.ask(f"call-{number}", has_turn=True, is_late=True).obstacle:
-            stage.wait(0.05)
+        stage.grant(process, f"call-{number}")
         process.settle(f"call-{number}", GOOD)
-    waits = [process.ask().wait_seconds for _ in range(3)]
-    assert waits[2] - waits[1] == about_exactly(FIRST_SLOW_SECONDS * FASTER**6)
+    slowed = process.admission.load(OPENAI.provider).slowed_models
+    assert slowed == {OPENAI.model: pytest.approx(FIRST_SLOW_SECONDS * FASTER**6)}
+
+
+def test_a_guess_keeps_nobody_back_for_long(stage: Stage) -> None:
+    """However many wait for it: the vendor may be well again, which only calls find out."""
+    process = stage.process()
+    process.call(UNKNOWN, turned_away=True)
+    waits = [process.ask(patience_seconds=0.1).wait_seconds for _ in range(200)]
+    assert max(waits) <= LEARNED_WAIT_SECONDS
+    stage.grant(process, "comes")
+
+
+def test_a_limit_that_is_configured_holds_beside_what_was_learned(stage: Stage) -> None:
+    """The stricter one of the two; what is learned changes no turn that was given."""
+    process = stage.process(requests_per_minute=6)
+    process.call(UNKNOWN, turned_away=True)
+    told = process.ask()
+    assert (told.obstacle, told.wait_seconds) == (Obstacle.RATE_LIMIT, about(10.0))
 
 
 def test_a_vendor_that_grants_others_turns_away_because_they_are_too_many(stage: Stage) -> None:
@@ -854,18 +911,10 @@ def test_a_vendor_that_grants_others_turns_away_because_they_are_too_many(stage:
     assert not refused()
     process.call(UNKNOWN, turned_away=True)
     assert not refused()
-    process.call(GOOD)
+    stage.grant(process, "granted")
+    process.settle("granted", GOOD)
     assert refused()
     assert not process.admission.settle(SAME_PROVIDER, "other", CallReport(UNKNOWN, turned_away=True)).is_granting
-
-
-def test_a_limit_that_is_stricter_than_the_vendor_stays(stage: Stage) -> None:
-    """What is configured holds; what was learned makes it only slower."""
-    process = stage.process(requests_per_minute=6)
-    process.ask()
-    stage.process().call(UNKNOWN, SAME_PROVIDER, turned_away=True)
-    told = process.ask()
-    assert (told.obstacle, told.wait_seconds) == (Obstacle.RATE_LIMIT, about(10.0))
 
 
 # --- when nobody can be asked
@@ -920,12 +969,17 @@ def test_every_key_is_ours_and_expires(on_redis: Stage, redis_client: Redis, key
     half_open_elsewhere.begin(ANTHROPIC)
     assert half_open_elsewhere.ask("waits", ANTHROPIC).obstacle is Obstacle.CONCURRENCY
     assert half_open_elsewhere.ask("sleeps", ANTHROPIC, can_sleep=True).sleeps
+    half_open_elsewhere.admission.release(ANTHROPIC.provider)
     assert on_redis.process().admission.call_next(ANTHROPIC.provider) == ["sleeps"]
     assert process.ask("sleeps", has_turn=True, is_late=True, can_sleep=True).sleeps
-    process.settle("turned-away", UNKNOWN, turned_away=True)
+    other = on_redis.process()
+    other.call(UNKNOWN, ANTHROPIC, turned_away=True)
     names = {str(key) for key in redis_client.scan_iter(f"{key_prefix}*")}
     kinds = {name.removeprefix(f"{key_prefix}admission:").split(":")[0] for name in names}
-    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "asleep", "flow", "ticket"}
+    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "asleep", "flow", "ticket"} | {
+        "offers",
+        "slowed",
+    }
     lives = {name: redis_client.pttl(name) for name in names}
     assert all(0 < life <= 2 * 3_600_000 for life in lives.values()), lives
     assert lives[f"{key_prefix}admission:ticket:anthropic:waits"] == pytest.approx(

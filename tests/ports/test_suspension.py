@@ -8,7 +8,7 @@ from redis import Redis
 
 from contracts.enums import CallbackStatus, QueueStatus
 from llm_provider.internal_models import CallProgress
-from llm_provider.ledger import Action, ClaimState, Decision, Due, LedgerProtocol
+from llm_provider.ledger import Action, ClaimState, Decision, Due, LedgerProtocol, Woken
 from llm_provider.queue_models import QueuedRequest
 from tests.ports.ledger_suite import SHORT, SOME_PROGRESS, TICK, Stage, action_of, at_once
 from tests.unit.builders import a_request, a_verdict_for, an_error_for, some_texts
@@ -230,7 +230,7 @@ def test_who_is_woken_is_claimed_at_once(stage: Stage) -> None:
     """Its wait is over, its progress is what it was, and no other one's wait ends."""
     ledger = stage.open()
     called, other = stage.suspended(), stage.suspended()
-    assert ledger.wake([called.queue_id, "unknown"]) == [called.queue_id]
+    assert ledger.wake([called.queue_id, "unknown"]) == Woken((called.queue_id,), over=("unknown",))
     claim = ledger.claim(called.queue_id, "second")
     assert (claim.state, claim.progress) == (ClaimState.CLAIMED, SOME_PROGRESS)
     assert ledger.claim(other.queue_id, "second").state is ClaimState.LEFT
@@ -250,7 +250,7 @@ def test_who_is_woken_before_it_sleeps_does_not_sleep(stage: Stage) -> None:
     """It was told to wait, and called in the moment before it did; the next wait is one again."""
     ledger = stage.open()
     request = stage.running("first")
-    assert ledger.wake([request.queue_id]) == []
+    assert ledger.wake([request.queue_id]) == Woken()
     assert suspend(ledger, request, "first", wait_seconds=600.0)
     assert stage.sweep() == dispatched(request)
     assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED
@@ -276,7 +276,7 @@ def test_nobody_else_is_woken(stage: Stage, state: str) -> None:
     made = getattr(stage, state)()
     request = made.request if isinstance(made, Decision) else made
     before = ledger.view(request.queue_id)
-    assert ledger.wake([request.queue_id]) == []
+    assert ledger.wake([request.queue_id]) == Woken(over=() if state == "accept" else (request.queue_id,))
     assert ledger.view(request.queue_id) == before
 
 

@@ -205,9 +205,12 @@ class Bell:
     """A WakerProtocol that remembers whom it was to wake."""
 
     woken: list[str] = field(default_factory=list)
+    # Who of those that are called is over.
+    over: tuple[str, ...] = ()
 
-    def wake(self, queue_ids: Sequence[str]) -> None:
+    def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
         self.woken.extend(queue_ids)
+        return [each for each in queue_ids if each in self.over]
 
 
 def a_policy(**changes: Any) -> CallPolicy:

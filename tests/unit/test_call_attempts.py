@@ -313,7 +313,7 @@ def test_who_will_be_queued_keeps_its_turn() -> None:
         caller.compare()
 
     assert (late.value.has_turn, late.value.is_late) == (True, True)
-    assert caller.admission.left == [caller.request.queue_id]
+    assert caller.admission.left == []
 
 
 @pytest.mark.parametrize("wait", [0.1, 60.0, 10_000.0])
@@ -414,6 +414,17 @@ def test_a_caller_in_a_hurry_is_no_judge(error: ProviderError, seconds_left: flo
         caller.compare(seconds_left=seconds_left)
 
     assert caller.healths[0] is health
+
+
+def test_a_gateway_that_waited_in_vain_is_a_judge() -> None:
+    """Its 504 is the vendor's own word, however little time the caller has."""
+    caller = Caller()
+    caller.provider.answer = ProviderTimeout("no", details={"http_status": 504})
+
+    with pytest.raises(ProviderTimeout):
+        caller.compare(seconds_left=1)
+
+    assert caller.healths == [CallHealth.BAD]
 
 
 def test_a_short_timeout_of_the_installations_own_is_a_judge() -> None:
@@ -616,6 +627,7 @@ def test_a_repair_waits_for_nothing_long() -> None:
 
     with pytest.raises(InvalidVerdict, match="one"):
         caller.compare(progress=WORKER)
+    assert caller.admission.left == [caller.request.queue_id]
 
 
 def test_a_repair_that_fails_leaves_the_first_error() -> None:

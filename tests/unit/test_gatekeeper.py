@@ -145,6 +145,19 @@ def test_whoever_may_come_now_is_woken() -> None:
     assert stage.bell.woken == ["asked", "next", "next", "next"]
 
 
+def test_who_is_over_leaves_the_line_for_the_next() -> None:
+    """It was revoked, or told that its deadline has passed, and would keep the others waiting for ever."""
+    stage = Stage()
+    stage.bell.over = ("revoked",)
+    stage.admission.answers = [Admission(called=("revoked", "alive"))]
+    stage.admission.called = ("next",)
+
+    stage.ask()
+
+    assert stage.admission.left == ["revoked"]
+    assert stage.bell.woken == ["revoked", "alive", "next"]
+
+
 def test_an_outage_is_told_once_by_many_threads() -> None:
     """Of a hundred that wait for it one is enough."""
     stage = Stage()

@@ -133,7 +133,9 @@ def unavailable(service: Service) -> Any:
 
 def providers(service: Service) -> Any:
     service.open_circuit()
-    service.admission.at_provider = ProviderLoad(running=0, waiting=12, held_models={"gpt-5.4-mini": 17.0})
+    service.admission.at_provider = ProviderLoad(
+        running=0, waiting=12, held_models={"gpt-5.4-mini": 17.0}, slowed_models={"gpt-5.4-mini": 0.5}
+    )
     return service.get("/api/v1/providers").json
 
 

@@ -1,5 +1,7 @@
 """Whoever sleeps until it is called is brought to a worker."""
 
+import pytest
+
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.memory_queue import MemoryDispatcher
 from llm_provider.internal_models import CallProgress
@@ -29,25 +31,27 @@ def test_who_is_called_is_claimed_at_once() -> None:
 
 
 def test_nobody_is_woken_who_does_not_sleep() -> None:
-    """It is finished, forgotten, or works."""
+    """It works; who is finished or unknown is told, since it will never come."""
     ledger, queue = MemoryLedger(a_timing()), MemoryDispatcher()
     running = a_request()
     ledger.accept(running, some_texts())
     ledger.claim(running.queue_id, "first")
 
-    Waker(ledger, queue).wake([running.queue_id, "unknown"])
-    Waker(ledger, queue).wake([])
-    Nobody().wake([running.queue_id])
+    assert Waker(ledger, queue).wake([running.queue_id, "unknown"]) == ("unknown",)
+    assert Waker(ledger, queue).wake([]) == ()
+    assert Nobody().wake([running.queue_id]) == ()
 
     assert queue.messages == []
 
 
-def test_an_outage_is_left_to_the_sweeper() -> None:
-    """Whoever makes room has other things to do; who was called looks again after a while."""
+@pytest.mark.parametrize("away", ["ledger", "queue", "all of it"])
+def test_an_outage_is_left_for_later(away: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes room must not fail for it, whatever breaks; who was called is called again soon."""
     ledger, queue = MemoryLedger(a_timing()), MemoryDispatcher()
     called = asleep(ledger)
-    ledger.away = True
+    ledger.away, queue.away = away == "ledger", away == "queue"
+    if away == "all of it":
+        monkeypatch.setattr(ledger, "wake", lambda _: 1 / 0)
 
-    Waker(ledger, queue).wake([called])
-
+    assert Waker(ledger, queue).wake([called]) == ()
     assert queue.messages == []

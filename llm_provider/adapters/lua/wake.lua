@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- KEYS open record*    ARGV redispatch_ms id*
--- -> the ids whose message is to be sent
-local now, woken = now_ms(), {}
+-- -> {the ids whose message is to be sent}, {those that are over or unknown}
+local now, woken, over = now_ms(), {}, {}
 for i = 2, #KEYS do
   local state = redis.call('HGET', KEYS[i], 'state')
   if state == 'suspended' then
@@ -11,6 +11,8 @@ for i = 2, #KEYS do
   elseif state == 'running' then
     -- It was told to wait, and is called before it does.
     redis.call('HSET', KEYS[i], 'woken', 1)
+  elseif state ~= 'waiting' then
+    over[#over + 1] = ARGV[i]
   end
 end
-return woken
+return {woken, over}

@@ -1,6 +1,7 @@
 """An HTTP response of which no part can cost more than it is worth: neither its size, nor its end, nor its charset."""
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import httpx2
@@ -19,25 +20,49 @@ def bounded(response: httpx2.Response) -> httpx2.Response:
     if not response.is_success:
         return _with_what_came(response)
     _take_for_json(response.headers)
-    response.stream = _BoundedStream(response.stream)
+    encoding = response.headers.pop("content-encoding", "identity")
+    response.stream = _BoundedStream(response.stream, encoding)
     return response
 
 
 class _BoundedStream(httpx2.SyncByteStream):
-    def __init__(self, inner: httpx2.SyncByteStream | httpx2.AsyncByteStream) -> None:
+    """No more than MAX_BYTES, decompressed here, because a few bytes could grow to any size."""
+
+    def __init__(self, inner: httpx2.SyncByteStream | httpx2.AsyncByteStream, encoding: str) -> None:
         # A response of this client's is never of the other kind, which one class in httpx2 serves as well.
         self._inner = cast("httpx2.SyncByteStream", inner)
+        self._encoding = encoding
 
     def __iter__(self) -> Iterator[bytes]:
-        size = 0
-        for part in self._inner:
-            size += len(part)
-            if size > MAX_BYTES:
-                raise httpx2.DecodingError("The answer is larger than any verdict.")
-            yield part
+        return _decompressed(self._inner, self._encoding, MAX_BYTES)
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _decompressed(parts: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes]:
+    """The parts as they were before their compression, if it is known; raises DecodingError beyond `most` bytes."""
+    inflate, size = _inflater(encoding), 0
+    for part in parts:
+        try:
+            plain = inflate(part, most - size + 1)
+        except zlib.error as error:
+            raise httpx2.DecodingError("The answer cannot be decompressed.") from error
+        size += len(plain)
+        if size > most:
+            raise httpx2.DecodingError("The answer is larger than any verdict.")
+        yield plain
+
+
+def _inflater(encoding: str) -> Callable[[bytes, int], bytes]:
+    """None is asked for, but some gateways compress all the same."""
+    match encoding.strip().lower():
+        case "gzip" | "x-gzip":
+            return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress
+        case "deflate":
+            return zlib.decompressobj().decompress
+        case _:
+            return lambda part, most: part
 
 
 def _with_what_came(response: httpx2.Response) -> httpx2.Response:
@@ -45,14 +70,12 @@ def _with_what_came(response: httpx2.Response) -> httpx2.Response:
 
     Its status says what it means. A body that trickles, breaks off, or is not what its headers say would cost us that.
     """
-    body = bytearray()
+    body, encoding = bytearray(), response.headers.get("content-encoding", "identity")
     try:
         with deadline(ERROR_BODY_SECONDS):
-            for part in response.iter_raw():
+            for part in _decompressed(response.iter_raw(), encoding, ERROR_BODY_BYTES):
                 body += part
-                if len(body) > ERROR_BODY_BYTES:
-                    break
-    except httpx2.TransportError:
+    except (httpx2.TransportError, httpx2.DecodingError):
         pass
     finally:
         response.close()
@@ -60,15 +83,8 @@ def _with_what_came(response: httpx2.Response) -> httpx2.Response:
     for about_the_body in ("content-encoding", "content-length", "transfer-encoding"):
         headers.pop(about_the_body, None)
     _take_for_json(headers)
-    text = _decompressed(bytes(body), response.headers.get("content-encoding")).decode(errors="replace")
+    text = body.decode(errors="replace")
     return httpx2.Response(response.status_code, headers=headers, content=text.encode(), extensions=response.extensions)
-
-
-def _decompressed(body: bytes, encoding: str | None) -> bytes:
-    try:
-        return httpx2.Response(200, headers={"content-encoding": encoding or "identity"}, content=body).content
-    except httpx2.DecodingError:
-        return b""
 
 
 def _take_for_json(headers: httpx2.Headers) -> None:

@@ -6,6 +6,7 @@ host's addresses is the one wait that the operating system alone limits.
 
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -21,10 +22,17 @@ from llm_provider.adapters.providers.deadline import left_of
 CONNECT_TIMEOUT_SECONDS = 5.0
 # A socket's timeout begins anew with each part that it takes, so a request is written in pieces of this size.
 WRITE_CHUNK_BYTES = 16_384
-# How soon a connection that was closed while nobody used it says so, and how often that may happen to one call.
+# How soon a connection that was closed while nobody used it says so. Of one that is reset at once nobody has made an
+# answer; later only if the other end's kernel has taken nothing of the call.
+AT_ONCE_SECONDS = 0.05
 STALE_SECONDS = 1.0
+# How often that may happen to one call, and how long its reset may take behind the end of the connection.
 REJECTION_SECONDS = 0.5
 MAX_STALE_CONNECTIONS = 5
+
+# Of Linux's struct tcp_info, since 4.1: where tcpi_bytes_acked stands, and how much is read of it.
+_BYTES_ACKED = 120
+_TCP_INFO_BYTES = 128
 
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
@@ -109,6 +117,7 @@ class _Stream(httpcore2.NetworkStream):
         self._is_reused = False
         self._is_answering = False
         self._written_at = 0.0
+        self._acknowledged: int | None = None
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
@@ -123,7 +132,10 @@ class _Stream(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._is_reused, self._is_answering = self._is_reused or self._is_answering, False
+        if self._is_answering or not self._written_at:
+            # The first part of a call.
+            self._is_reused, self._is_answering = self._is_answering, False
+            self._acknowledged = _acknowledged_bytes(self._socket)
         self._written_at = time.monotonic()
         try:
             for start in range(0, len(buffer), WRITE_CHUNK_BYTES):
@@ -148,13 +160,35 @@ class _Stream(httpcore2.NetworkStream):
     def _check_that_somebody_read(self, error: Exception | None = None) -> None:
         """Raise CallNotRead when the end of a connection shows that the call on it was thrown away.
 
-        Whoever closes a connection answers what comes afterwards with a reset; whoever had read the call does not.
+        Whoever has closed a connection answers what comes afterwards with a reset, and acknowledges none of it.
         """
-        is_early = time.monotonic() - self._written_at < STALE_SECONDS
-        if self._is_reused and not self._is_answering and is_early and self._is_reset():
+        after = time.monotonic() - self._written_at
+        if not self._is_reused or self._is_answering or after > STALE_SECONDS or not self._is_reset():
+            return
+        if after < AT_ONCE_SECONDS or self._is_untouched():
             raise CallNotRead("The connection was closed while nobody used it.") from error
+
+    def _is_untouched(self) -> bool:
+        return self._acknowledged is not None and self._acknowledged == _acknowledged_bytes(self._socket)
 
     def _is_reset(self) -> bool:
         resets = select.poll()
-        resets.register(self._inner.get_extra_info("socket"), 0)
+        resets.register(self._socket, 0)
         return bool(resets.poll(REJECTION_SECONDS * 1000))
+
+    @property
+    def _socket(self) -> socket.socket:
+        found: socket.socket = self._inner.get_extra_info("socket")
+        return found
+
+
+def _acknowledged_bytes(connection: socket.socket) -> int | None:
+    """How much of what was ever sent the other end's kernel has taken; None where the system does not tell."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except (AttributeError, OSError):
+        return None
+    if len(info) < _TCP_INFO_BYTES:
+        return None
+    acknowledged: int = struct.unpack_from("=Q", info, _BYTES_ACKED)[0]
+    return acknowledged

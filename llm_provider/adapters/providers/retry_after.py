@@ -1,9 +1,11 @@
 """How long a vendor asks us to wait, in any of the ways its headers may say it."""
 
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+# Beyond this it is no wish but a slip: thirty years.
+LONGEST_SECONDS = 1e9
 
 
 def retry_after_seconds(headers: Mapping[str, str], *, now: datetime) -> float | None:
@@ -21,7 +23,7 @@ def _number(header: str | None) -> float | None:
         number = float(header or "")
     except ValueError:
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if 0 <= number <= LONGEST_SECONDS else None
 
 
 def _seconds_until(header: str | None, now: datetime) -> float | None:

@@ -23,7 +23,9 @@ def samples(service: Service) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 def test_the_providers_are_listed_with_their_state(service: Service) -> None:
     """Configured: a call could be made; available: one would be made now; and what its circuit breaker says."""
     service.open_circuit()
-    service.admission.at_provider = ProviderLoad(running=3, waiting=7, held_models={"a-model": 17.04})
+    service.admission.at_provider = ProviderLoad(
+        running=3, waiting=7, held_models={"a-model": 17.04}, slowed_models={"b": 0.5}
+    )
     response = service.get("/api/v1/providers")
 
     assert response.status_code == 200
@@ -39,6 +41,7 @@ def test_the_providers_are_listed_with_their_state(service: Service) -> None:
                 "running_calls": 0,
                 "waiting_requests": 0,
                 "held_models": [],
+                "slowed_models": [],
             },
             {
                 "name": "openai",
@@ -50,6 +53,7 @@ def test_the_providers_are_listed_with_their_state(service: Service) -> None:
                 "running_calls": 3,
                 "waiting_requests": 7,
                 "held_models": [{"model": "a-model", "retry_in_seconds": 17.0}],
+                "slowed_models": [{"model": "b", "seconds_between_calls": 0.5}],
             },
         ]
     }

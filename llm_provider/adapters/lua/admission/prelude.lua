@@ -17,10 +17,10 @@ end
 
 -- A model's account of requests, or of tokens. `at`: when all turns that were given will have come. `passed`: when what
 -- has really been called will have flowed back. `late`: when all who came after their turn will have had another one.
--- A second's worth may be taken at once, of a pace that was learned a tenth of that, and one request always.
-local function account(name, per_minute, stored, now, is_learned)
+-- A second's worth may be taken at once, and one request always.
+local function account(name, per_minute, stored, now)
   return {
-    name = name, interval = 60000 / per_minute, burst = math.max(1, per_minute / (is_learned and 600 or 60)),
+    name = name, interval = 60000 / per_minute, burst = math.max(1, per_minute / 60),
     at = math.max(now, number(stored[name])),
     passed = math.max(now, number(stored[name .. '_passed'])),
     late = math.max(now, number(stored[name .. '_late'])),
@@ -33,13 +33,11 @@ local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   local stored, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
   local pace = {key = key, now = now, accounts = {}, hold = number(stored.hold), slow = number(stored.slow),
-    slow_since = number(stored.slow_since), granted = number(stored.granted)}
-  if pace.slow > 0 and (requests_per_minute == 0 or 60000 / pace.slow < requests_per_minute) then
-    requests_per_minute = 60000 / pace.slow
-    pace.is_slowed = true
-  end
+    slow_since = number(stored.slow_since), granted = number(stored.granted),
+    learned_passed = math.max(now, number(stored.learned_passed)),
+    learned_late = math.max(now, number(stored.learned_late))}
   if requests_per_minute > 0 then
-    pace.requests = account('requests', requests_per_minute, stored, now, pace.is_slowed)
+    pace.requests = account('requests', requests_per_minute, stored, now)
     table.insert(pace.accounts, pace.requests)
   end
   if tokens_per_minute > 0 then
@@ -59,15 +57,18 @@ end
 
 -- KEYS in the order in which every script has them.
 local function provider_keys()
-  return {breaker = KEYS[1], slots = KEYS[2], line = KEYS[3], due = KEYS[4], asleep = KEYS[5], flow = KEYS[6]}
+  return {breaker = KEYS[1], slots = KEYS[2], line = KEYS[3], due = KEYS[4], asleep = KEYS[5], offers = KEYS[6],
+    flow = KEYS[7]}
 end
 
--- Who waits is in the line, by when it first asked: awake, and then `due` says until when it is expected back; or asleep,
--- and then it is called, unless its time, its score in `asleep`, ends before.
+-- Who waits is in the line, by when it first asked, until it is admitted: awake, and then `due` says until when it is
+-- expected back; or asleep, and then it is called, unless its time, its score in `asleep`, ends before. That it has been
+-- called is an offer, for as long as its message may take; when it does not come it is called again.
 local function leave_line(p, call)
   redis.call('ZREM', p.line, call)
   redis.call('ZREM', p.due, call)
   redis.call('ZREM', p.asleep, call)
+  redis.call('ZREM', p.offers, call)
 end
 
 local function forget_absent(p, now)
@@ -75,53 +76,55 @@ local function forget_absent(p, now)
     for _, call in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 500)) do leave_line(p, call) end
   end
   redis.call('ZREMRANGEBYSCORE', p.slots, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', p.offers, '-inf', now)
 end
 
+-- Of the first in the line those who are asleep and have not been called.
 local function sleepers(p, among_first, most)
   local found = {}
+  if among_first <= 0 then return found end
   for _, call in ipairs(redis.call('ZRANGE', p.line, 0, among_first - 1)) do
     if #found >= most then break end
-    if redis.call('ZSCORE', p.asleep, call) then table.insert(found, call) end
+    if redis.call('ZSCORE', p.asleep, call) and not redis.call('ZSCORE', p.offers, call) then
+      table.insert(found, call)
+    end
   end
   return found
 end
 
--- Once a provider without a limit answers again, those who wait come slowly first, and twice as many each second.
+-- Once a circuit has closed, those who wait come slowly first, and twice as many each second.
 local function flow(p, now)
-  local second = math.floor(now / 1000)
   local f = redis.call('HMGET', p.flow, 'second', 'allowed', 'left')
-  local allowed, left = number(f[2]), number(f[3])
+  local second, allowed, left = math.floor(now / 1000), number(f[2]), number(f[3])
   if not f[1] or second > number(f[1]) + 10 then
     allowed, left = FIRST_CALLED, FIRST_CALLED
   elseif second > number(f[1]) then
     allowed = math.min(2 * allowed, MOST_CALLED)
     left = allowed
   end
-  local called = sleepers(p, left + 20, left)
+  local called = sleepers(p, redis.call('ZCARD', p.offers) + left + 20, left)
   redis.call('HSET', p.flow, 'second', second, 'allowed', allowed, 'left', left - #called)
-  redis.call('PEXPIRE', p.flow, 60000)
+  keep(p.flow, FLOW_KEPT_MS)
   return called
 end
 
--- Who is asleep and may come now. A place is kept for each, and for the probe its right, for as long as its message may
--- take; who does not come in time is called again when it asks again.
+-- Who is asleep and may come now: as many of the first as there are places that nobody uses, one to probe, or a flow of
+-- them behind a circuit that has closed.
 local function call_next(p, now, limit)
   forget_absent(p, now)
   if redis.call('ZCARD', p.asleep) == 0 then return {} end
   local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'probe_until')
-  local called
+  local called, offer_ms = {}, OFFER_MS
   if b[1] then
     if number(b[1]) > now or (b[2] and number(b[3]) > now) then return {} end
-    called = sleepers(p, 20, 1)
-    for _, call in ipairs(called) do redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + OFFER_MS) end
+    if redis.call('ZCARD', p.offers) == 0 then called = sleepers(p, 20, 1) end
   elseif limit > 0 then
     local free = limit - redis.call('ZCARD', p.slots)
-    called = free > 0 and sleepers(p, free, free) or {}
-    for _, call in ipairs(called) do redis.call('ZADD', p.slots, now + OFFER_MS, call) end
-    if #called > 0 then keep(p.slots, OFFER_MS + 1000) end
-  else
-    called = flow(p, now)
+    called = sleepers(p, free, free)
+  elseif redis.call('EXISTS', p.flow) == 1 then
+    called, offer_ms = flow(p, now), FLOW_OFFER_MS
   end
-  for _, call in ipairs(called) do leave_line(p, call) end
+  for _, call in ipairs(called) do redis.call('ZADD', p.offers, now + offer_ms, call) end
+  if #called > 0 then keep(p.offers, offer_ms + 1000) end
   return called
 end

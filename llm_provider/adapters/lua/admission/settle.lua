@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
--- KEYS breaker slots line due asleep flow pace held
+-- KEYS breaker slots line due asleep offers flow pace held slowed
 -- ARGV call_id health epoch('?': not known) is_probe(0|1) failures open_ms successes
 --   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms max_concurrent(0: any number)
 --   model turned_away(0|1) admitted_at
 -- -> {whether the vendor has granted calls to the model lately (0|1), who may come now ...}
-local p, pace_key, held = provider_keys(), KEYS[7], KEYS[8]
+local p, pace_key, held, slowed = provider_keys(), KEYS[8], KEYS[9], KEYS[10]
 local call, health, limit = ARGV[1], ARGV[2], number(ARGV[12])
 local now, open_ms = now_ms(), number(ARGV[6])
 
-if limit > 0 then redis.call('ZREM', p.slots, call) end
+redis.call('ZREM', p.slots, call)
+leave_line(p, call)
 
 local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'epoch', 'goods', 'failures')
 local kept_ms = math.ceil(open_ms) + 3600000
@@ -25,7 +26,10 @@ local function count_failure(always_opens)
     -- The epoch tells the results of calls that began before this moment from those of later ones.
     note('until', now + open_ms, 'epoch', string.format('%.3f', now))
     redis.call('HDEL', p.breaker, 'goods', 'probe', 'probe_until')
+    -- Who waits for it comes slowly first when it has closed.
     redis.call('DEL', p.flow)
+    redis.call('HSET', p.flow, 'left', 0)
+    redis.call('PEXPIRE', p.flow, math.ceil(open_ms) + FLOW_KEPT_MS)
   end
 end
 
@@ -63,10 +67,19 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call(
       pace.slow = math.min(SLOWEST_MS, math.max(FIRST_SLOW_MS, 2 * pace.slow))
       write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS)
       write_pace(pace, 'slow_since', now, now + SLOW_KEPT_MS)
+      write_pace(pace, 'learned_passed', now + pace.slow, now + pace.slow)
+      redis.call('HSET', slowed, ARGV[13], pace.slow)
+      keep(slowed, SLOW_KEPT_MS)
     elseif health == 'good' and pace.slow > 0 then
       pace.slow = pace.slow * FASTER
-      if pace.slow < FASTEST_MS then redis.call('HDEL', pace_key, 'slow')
-      else write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS) end
+      if pace.slow < FASTEST_MS then
+        redis.call('HDEL', pace_key, 'slow', 'learned_passed', 'learned_late')
+        redis.call('HDEL', slowed, ARGV[13])
+      else
+        write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS)
+        redis.call('HSET', slowed, ARGV[13], pace.slow)
+        keep(slowed, SLOW_KEPT_MS)
+      end
     end
   end
 
