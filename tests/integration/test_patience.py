@@ -146,15 +146,15 @@ def test_a_rate_limit_spaces_the_calls_of_all_processes(
 def test_who_waits_for_a_place_keeps_nobody_else_waiting(
     chain: Installation, provider: OpenAIServer, inbox: Inbox
 ) -> None:
-    """Forty requests for one place at a slow vendor, and two threads: another provider answers at once."""
-    settings = {"WORKER_CONCURRENCY": "2", "OPENAI_MAX_CONCURRENT_CALLS": "1"}
+    """Forty requests for one place at a slow vendor, and ten threads: another provider answers at once."""
+    settings = {"WORKER_CONCURRENCY": "10", "OPENAI_MAX_CONCURRENT_CALLS": "1"}
     worker, web = chain.worker(**settings), chain.web(**settings)
     all_ready(web, worker)
     provider.behave(latency_ms=2000)
     waiting = [chain.send(web) for _ in range(40)]
-    eventually(lambda: breaker(web)["waiting_requests"] == len(waiting) - 1, 10, "all but one sleep")
+    eventually(lambda: int(str(breaker(web)["waiting_requests"])) >= 20, 15, "nearly all of them sleep")
     others = [chain.send(web, llm_config_overrides={"provider_override": "mock"}) for _ in range(5)]
-    inbox.collect(others, 1.5)
+    inbox.collect(others, 5)
     provider.behave()
     inbox.collect(waiting, ARRIVAL_SECONDS)
     assert provider.peak == 1
@@ -192,11 +192,11 @@ def test_turns_that_were_missed_are_not_made_up_for(chain: Installation, provide
 
 
 def test_a_vendors_own_limit_fails_nobody(chain: Installation, provider: OpenAIServer, inbox: Inbox) -> None:
-    """It turns half of the calls away; whoever is turned away waits for its turn, and uses up no try."""
-    workers, web = chain.pair(PROVIDER_RETRY_SECONDS="0.2,0.2,0.2"), chain.web()
+    """Two calls a second; whoever is turned away waits for its turn, and uses up no try."""
+    workers, web = chain.pair(PROVIDER_RETRY_SECONDS="0.2,0.2"), chain.web()
     all_ready(web, *workers)
-    provider.behave(status=429, share=0.5, seed=7)
-    requests = [chain.send(web) for _ in range(12)]
+    provider.behave(status=429, granted_per_second=2)
+    requests = [chain.send(web) for _ in range(20)]
     events = inbox.collect(requests, 3 * ARRIVAL_SECONDS)
     assert all(event.data.is_success for event in events.values())
     assert provider.total > len(requests)

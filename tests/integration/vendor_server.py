@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -42,7 +43,8 @@ class VendorBehaviour:
     mode: ok, or what a vendor's own answers know; hang (no answer), close (without a byte), cut (in the middle of the
     body), reset (after the call was read), last (a good answer, and then the connection is closed without a word),
     trickle and trickle_headers (a byte now and then), invalid_json (half a body). `status` is an error's, `body`
-    replaces the body as it is, of Latin-1 if it can be. `latency_ms` holds for every call.
+    replaces the body as it is, of Latin-1 if it can be. `latency_ms` holds for every call. In any case
+    `granted_per_second` are answered well.
     """
 
     mode: str = "ok"
@@ -50,6 +52,7 @@ class VendorBehaviour:
     latency_ms: float = 0
     share: float = 1.0
     seed: int = 0
+    granted_per_second: float = 0.0
     body: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -116,12 +119,25 @@ class VendorServer(ABC, Generic[B]):
 
     def _set(self, behaviour: B) -> None:
         self.behaviour, self._random = behaviour, random.Random(behaviour.seed)
+        self._granted, self._granted_at = behaviour.granted_per_second, time.monotonic()
 
     def behaviour_of_next_call(self) -> B:
         behaviour = self.behaviour
+        if behaviour.granted_per_second and self._is_granted(behaviour.granted_per_second):
+            return self._behaviour(latency_ms=behaviour.latency_ms)
         if behaviour.share >= 1 or self._random.random() < behaviour.share:
             return behaviour
         return self._behaviour(latency_ms=behaviour.latency_ms)
+
+    def _is_granted(self, per_second: float) -> bool:
+        """A vendor's own limit on the rate of calls: a second's worth at once."""
+        now = time.monotonic()
+        self._granted = min(per_second, self._granted + (now - self._granted_at) * per_second)
+        self._granted_at = now
+        if self._granted < 1:
+            return False
+        self._granted -= 1
+        return True
 
     def reset(self) -> None:
         self.total = self.peak = 0
