@@ -59,7 +59,7 @@ def release(parts: OperatorParts, provider: str) -> None:
     """Close a provider's circuit, and call the models again that its vendor wanted left alone: it is well again."""
     if not parts.caller.release(LLMProviderType(provider)):
         raise click.ClickException("Redis does not answer, so nothing is changed.")
-    click.echo(f"{provider} is called again from now on; requests that wait for it come when they are due.")
+    click.echo(f"{provider} is called again from now on; requests that wait for its circuit come within seconds.")
 
 
 def _redis_answers(parts: OperatorParts) -> bool:

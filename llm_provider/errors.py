@@ -168,14 +168,14 @@ class ProviderTimeout(ProviderError):
 
 
 class NotSentInTime(ProviderTimeout):
-    """The call's total time was over before there was a connection."""
+    """The call's total time was over before there was a connection, or before the request was sent completely."""
 
     was_sent = False
     may_be_billed = False
 
 
 class ProviderUnreachable(ProviderError):
-    """No connection to the vendor: nothing was sent."""
+    """No connection to the vendor, or none that took the whole request: there is nothing it could answer or bill."""
 
     error_code = ErrorCode.CONNECTION_ERROR
     http_status = 503
