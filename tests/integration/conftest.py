@@ -55,18 +55,11 @@ def _telling(logs: str) -> str:
     return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
-@pytest.fixture(scope="session")
-def provider_server() -> Iterator[OpenAIServer]:
+@pytest.fixture
+def provider() -> Iterator[OpenAIServer]:
+    """The test's own: it answers at once until it is told otherwise, and counts calls by correlation id."""
     with OpenAIServer() as server:
         yield server
-
-
-@pytest.fixture
-def provider(provider_server: OpenAIServer) -> Iterator[OpenAIServer]:
-    """It answers at once until a test tells it otherwise; calls are counted by correlation id."""
-    provider_server.behave()
-    yield provider_server
-    provider_server.behave()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,17 @@ CONCURRENCY = 2
 
 
 @pytest.fixture(scope="module")
+def provider_server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as server:
+        yield server
+
+
+@pytest.fixture
+def provider(provider_server: OpenAIServer) -> OpenAIServer:
+    return provider_server.at_rest()
+
+
+@pytest.fixture(scope="module")
 def chain(
     tmp_path_factory: pytest.TempPathFactory,
     redis_server: RedisServer,

@@ -118,7 +118,6 @@ def test_calls_at_the_same_time_are_limited_over_all_processes(
     workers, web = chain.pair(OPENAI_MAX_CONCURRENT_CALLS="3"), chain.web()
     all_ready(web, *workers)
     provider.behave(latency_ms=500)
-    provider.peak = 0
     requests = [chain.send(web) for _ in range(12)]
     eventually(lambda: provider.open == 3, 10, "three calls run")
     workers[0].kill()

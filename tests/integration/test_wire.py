@@ -53,7 +53,6 @@ from tests.integration.wire import (
     Wire,
     a_call,
     ask,
-    at_rest,
     failure_of,
     seconds_until_failure,
 )
@@ -76,7 +75,7 @@ def running(wire: Wire) -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server) -> Server:
-    return at_rest(running)
+    return running.at_rest()
 
 
 @pytest.fixture

@@ -143,6 +143,13 @@ class VendorServer(ABC, Generic[B]):
         self.total = self.peak = 0
         self.by_id, self.statuses = Counter[str](), Counter[str]()
 
+    def at_rest(self) -> Self:
+        """The same, without what earlier tests told it and asked of it."""
+        self.behave()
+        self.reset()
+        self.requests.clear()
+        return self
+
     def stats(self) -> dict[str, Any]:
         numbers = {"total": self.total, "open": self.open, "peak": self.peak, "connections": self.connections}
         return {**numbers, "statuses": dict(self.statuses), "by_id": dict(self.by_id)}

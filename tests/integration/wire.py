@@ -68,7 +68,7 @@ class Wire:
 
         @pytest.fixture
         def server(running: VendorServer[Any]) -> VendorServer[Any]:
-            return at_rest(running)
+            return running.at_rest()
 
         @pytest.fixture
         def provider(server: VendorServer[Any]) -> Iterator[Any]:
@@ -83,14 +83,6 @@ GOOGLE = Wire(GoogleProvider, GoogleServer, ("x-goog-api-key", "{}"), ("GOOGLE_A
 OPENAI = Wire(OpenAIProvider, OpenAIServer, key_variables=("OPENAI_API_KEY",))
 OPENROUTER = Wire(OpenRouterProvider, OpenRouterServer, key_variables=("OPENAI_API_KEY", "OPENROUTER_API_KEY"))
 WIRES = (ANTHROPIC, GOOGLE, OPENAI, OPENROUTER)
-
-
-def at_rest(server: VendorServer[Any]) -> VendorServer[Any]:
-    """The same, without what earlier tests told it and asked of it."""
-    server.behave()
-    server.reset()
-    server.requests.clear()
-    return server
 
 
 def a_call(model: str, texts: ComparisonTexts = TEXTS, **fields: Any) -> ProviderCall:
