@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -25,10 +25,13 @@ from llm_provider.protocols import WakerProtocol
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 # Who could not ask does not ask again for so long, so that not every call waits for a Redis that hangs.
 BLIND_SECONDS = 1.0
 # Of calling others instead of those who are over: the rest is left to the next sweep.
 MOST_ROUNDS = 100
+NOBODY: Sequence[str] = ()
 
 
 class Gatekeeper:
@@ -52,21 +55,16 @@ class Gatekeeper:
     def ask(self, ask: CallAsk) -> Admission:
         """AdmissionProtocol.ask; everything is admitted while nobody can be asked."""
         self._start()
-        admission = Admission(has_turn=ask.has_turn, is_late=ask.is_late)
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                admission = self._admission.ask(ask)
+        unlimited = Admission(has_turn=ask.has_turn, is_late=ask.is_late)
+        admission = self._told(lambda: self._admission.ask(ask), unlimited)
         self._wake(ask.target, admission.called)
         return admission
 
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> bool:
         """AdmissionProtocol.settle; what cannot be told lapses by itself. Whether the vendor grants other calls."""
-        settled = Settled()
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                settled = self._admission.settle(target, call_id, report)
-            else:
-                self._admission.forget(call_id)
+        settled = self._told(lambda: self._admission.settle(target, call_id, report), Settled())
+        # While nobody is asked, this process must not renew the place all the same.
+        self._admission.forget(call_id)
         self._wake(target, settled.called)
         return settled.is_granting
 
@@ -75,18 +73,13 @@ class Gatekeeper:
         self._wake(target, self._left(target, call_id))
 
     def _left(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                return self._admission.leave(target, call_id)
-            self._admission.forget(call_id)
-        return ()
+        called = self._told(lambda: self._admission.leave(target, call_id), NOBODY)
+        self._admission.forget(call_id)
+        return called
 
     def call_next(self, provider: LLMProviderType) -> None:
         """Wake who is asleep and may come now, after a circuit has closed or a place has lapsed."""
-        called: Sequence[str] = ()
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                called = self._admission.call_next(provider)
+        called = self._told(lambda: self._admission.call_next(provider), NOBODY)
         self._wake(ComparisonTarget(provider=provider, model=""), called)
 
     def _wake(self, target: ComparisonTarget, called: Sequence[str]) -> None:
@@ -99,41 +92,35 @@ class Gatekeeper:
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         """The provider's breaker; unknown while nobody can be asked."""
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                return self._admission.breaker(provider)
-        return BreakerView(BreakerState.UNKNOWN)
+        return self._told(lambda: self._admission.breaker(provider), BreakerView(BreakerState.UNKNOWN))
 
     def load(self, provider: LLMProviderType) -> ProviderLoad:
         """AdmissionProtocol.load; nothing while nobody can be asked."""
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                return self._admission.load(provider)
-        return ProviderLoad()
+        return self._told(lambda: self._admission.load(provider), ProviderLoad())
 
     def release(self, provider: LLMProviderType) -> bool:
         """AdmissionProtocol.release; False when nobody could be told."""
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                self._admission.release(provider)
-                return True
-        return False
+        return self._told(lambda: self._released(provider), otherwise=False)
+
+    def _released(self, provider: LLMProviderType) -> bool:
+        self._admission.release(provider)
+        return True
 
     def stop(self) -> None:
         self._thread.stop()
 
-    @contextmanager
-    def _unless_blind(self) -> Iterator[bool]:
+    def _told(self, question: Callable[[], T], otherwise: T) -> T:
+        """What admission control answers; `otherwise` while it does not."""
         if self._clock() < self._blind_until:
-            yield False
-            return
+            return otherwise
         try:
-            yield True
+            return question()
         except AdmissionUnavailable as error:
             # Of many threads that wait for the same outage one tells of it.
             if self._clock() >= self._blind_until:
                 log.warning("calls_go_on_without_limits", reason=error.message)
             self._blind_until = self._clock() + BLIND_SECONDS
+            return otherwise
 
     def _start(self) -> None:
         """Lazily, since a web process forks after it was built."""
@@ -145,10 +132,7 @@ class Gatekeeper:
                 self._is_started = True
 
     def _renew(self) -> bool:
-        called: Sequence[str] = ()
-        with self._unless_blind() as may_ask:
-            if may_ask:
-                called = self._admission.renew()
+        called = self._told(self._admission.renew, NOBODY)
         # Whose provider does not matter: they were called because a place of the line that they stand in is free.
         self._waker.wake(called)
         return False

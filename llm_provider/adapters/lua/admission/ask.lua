@@ -76,17 +76,17 @@ local function longest_wait(field, wait_ms)
   return wait_ms
 end
 
-local function charge(field, stored_as)
+local function charge(field)
   for _, a in ipairs(pace.accounts) do
     a[field] = a[field] + cost_of(a) * a.interval
-    write_pace(pace, a.name .. stored_as, a[field], a[field])
+    write_pace(pace, a.name .. '_' .. field, a[field], a[field])
   end
 end
 
 if turn == 0 and #pace.accounts > 0 then
   local wait_ms = longest_wait('at', held_ms)
   if wait_ms > patience_ms then return step_aside(whose_limit, wait_ms) end
-  charge('at', '')
+  charge('at')
   turn = 1
   if wait_ms > 0 then return step_aside(whose_limit, wait_ms) end
 elseif held_ms > 0 then
@@ -100,7 +100,7 @@ if #pace.accounts > 0 then
   if turn == 1 then
     for _, a in ipairs(pace.accounts) do wait_ms = math.max(wait_ms, a.late - now) end
     if wait_ms > 0 then
-      charge('late', '_late')
+      charge('late')
       turn = 2
     end
   end
@@ -143,7 +143,7 @@ end
 -- 4. It is made: from here on it counts, and who is the probe is the only one.
 leave_line(p, call)
 redis.call('DEL', ticket_key)
-charge('passed', '_passed')
+charge('passed')
 if pace.slow > 0 then write_pace(pace, 'learned_passed', now + pace.slow, now + pace.slow) end
 if half_open then
   redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + lease_ms)

@@ -21,7 +21,7 @@ end
 local function account(name, per_minute, stored, now)
   return {
     name = name, interval = 60000 / per_minute, burst = math.max(1, per_minute / 60),
-    at = math.max(now, number(stored[name])),
+    at = math.max(now, number(stored[name .. '_at'])),
     passed = math.max(now, number(stored[name .. '_passed'])),
     late = math.max(now, number(stored[name .. '_late'])),
   }

@@ -87,7 +87,7 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call(
   if a and beyond ~= 0 then
     a.at = math.max(now, a.at + beyond * a.interval)
     a.passed = math.max(now, a.passed + beyond * a.interval)
-    write_pace(pace, 'tokens', a.at, a.at)
+    write_pace(pace, 'tokens_at', a.at, a.at)
     write_pace(pace, 'tokens_passed', a.passed, a.passed)
   end
 
@@ -101,7 +101,7 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call(
     -- The first turn comes when the hold ends, and those behind it at the pace of the limit.
     for _, each in ipairs(pace.accounts) do
       local first = hold + (each.burst - 1) * each.interval
-      write_pace(pace, each.name, math.max(each.at, first), math.max(each.at, first))
+      write_pace(pace, each.name .. '_at', math.max(each.at, first), math.max(each.at, first))
       write_pace(pace, each.name .. '_passed', math.max(each.passed, first), math.max(each.passed, first))
     end
   end
