@@ -13,7 +13,7 @@ from contracts.enums import CallbackStatus, QueueStatus
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
 from llm_provider.api.bodies import read_body
-from llm_provider.api.problems import invalid_body, problem
+from llm_provider.api.problems import invalid_body, problem, spent_on
 from llm_provider.api_models import LLMComparisonRequest, LLMQueuedResponse, LLMQueueStatusResponse
 from llm_provider.callbacks import build_response
 from llm_provider.ledger import LedgerProtocol, RequestView
@@ -174,10 +174,17 @@ def _json(body: BaseModel | Mapping[str, Any], status: HTTPStatus) -> Response:
 
 
 def _failed(view: RequestView) -> Response:
-    error = view.outcome.error if view.outcome else None
-    if error is None:
+    outcome = view.outcome
+    if outcome is None or outcome.error is None:
         return _gone("The error of this request has expired.")
-    return problem(HTTPStatus.CONFLICT, error.message, error.error_code, is_retryable=error.is_retryable)
+    error = outcome.error
+    return problem(
+        HTTPStatus.CONFLICT,
+        error.message,
+        error.error_code,
+        is_retryable=error.is_retryable,
+        spent=spent_on(outcome),
+    )
 
 
 def _gone(detail: str) -> Response:

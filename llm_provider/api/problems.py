@@ -1,6 +1,7 @@
 """Errors as application/problem+json (RFC 9457), in sentences a caller can act on; never a stack trace."""
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +14,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
 from llm_provider.api.bodies import discard_body
-from llm_provider.errors import LedgerUnavailable, RequestRejected, RequestTooLarge, ServiceError
+from llm_provider.errors import ComparisonError, LedgerUnavailable, RequestRejected, RequestTooLarge, ServiceError
 from llm_provider.logs import log_defect
+from llm_provider.queue_models import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +38,12 @@ def problem(
     is_retryable: bool = False,
     retry_after_seconds: float | None = None,
     errors: list[dict[str, str]] | None = None,
+    spent: Mapping[str, Any] | None = None,
 ) -> Response:
-    """One problem document; `error` repeats the detail because existing clients read it."""
+    """One problem document; `error` repeats the detail because existing clients read it.
+
+    `spent` is for a comparison that ended without a verdict.
+    """
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -49,11 +55,18 @@ def problem(
         "is_retryable": is_retryable,
         "errors": errors or [],
         "error": detail,
+        **(spent or {}),
     }
     response = Response(json.dumps(body), status=status, mimetype="application/problem+json")
     if retry_after_seconds is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_seconds)))
     return response
+
+
+def spent_on(comparison: ComparisonError | Outcome) -> dict[str, Any]:
+    """The members that say what a comparison without a verdict has cost; its calls may have been billed."""
+    cost = comparison.cost_usd if isinstance(comparison, ComparisonError) else comparison.cost_estimate
+    return {"token_usage": comparison.token_usage.model_dump(), "cost_estimate": cost}
 
 
 def on_service_error(error: ServiceError) -> Response:
@@ -71,6 +84,7 @@ def on_service_error(error: ServiceError) -> Response:
         is_retryable=error.is_retryable,
         retry_after_seconds=retry_after,
         errors=[{"field": field, "message": error.message}] if field else None,
+        spent=spent_on(error) if isinstance(error, ComparisonError) else None,
     )
 
 

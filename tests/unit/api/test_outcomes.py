@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.errors import (
     AuthenticationFailed,
     CallRefused,
@@ -197,6 +198,22 @@ def test_a_provider_that_fails_is_an_error_and_nothing_is_queued(
     assert response.json["is_retryable"] is error.is_retryable
     assert response.json["detail"] == "The provider did not answer as it should."
     assert (service.accepted, service.dispatcher.messages) == (0, [])
+
+
+@pytest.mark.parametrize("is_polled", [False, True], ids=["synchronous", "polled"])
+def test_a_failure_tells_what_its_calls_have_cost(service: Service, is_polled: bool) -> None:
+    """An answer that cannot be used is on the bill like any other."""
+    usage = TokenUsage(prompt_tokens=900, completion_tokens=40, total_tokens=940)
+    error = InvalidAnswer("It gave no verdict.").billed(usage, 0.0021)
+    if is_polled:
+        queue_id = service.queue()
+        service.decide(queue_id, error)
+        answer = service.get(f"/api/v1/results/{queue_id}").json
+    else:
+        service.provider.error = error
+        answer = service.post().json
+
+    assert (answer["token_usage"], answer["cost_estimate"]) == (usage.model_dump(), 0.0021)
 
 
 def test_retry_after_is_the_vendors_where_it_gave_one(service: Service) -> None:
