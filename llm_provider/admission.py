@@ -5,6 +5,7 @@ that run at the same time. Every operation is atomic, uses one clock for all pro
 AdmissionUnavailable when the others cannot be asked: then calls go on without.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,27 +18,50 @@ from llm_provider.internal_models import ComparisonTarget
 LATENESS_SECONDS = 0.5
 # Its place in the line is remembered for so long, all the same.
 TICKET_KEPT_SECONDS = 600.0
-# Who was called is called again, if it has not come, after so long; longer where it is one of many that come in a flow.
-OFFER_SECONDS = 5.0
-FLOW_OFFER_SECONDS = 30.0
+# A place is kept for who was invited for so long. When it has not come, others who are there do not wait for such
+# guests, for so long.
+INVITATION_SECONDS = 5.0
+UNHEARD_KEPT_SECONDS = 10.0
 FLOW_KEPT_SECONDS = 600.0
-# Who is asleep looks again after so long, and a little longer for each who stands before it: a call may get lost.
+# Who is asleep looks again after so long, and a little longer for each who stands before it: an invitation may be lost.
 LOOK_AGAIN_SECONDS = 60.0
 LOOK_AGAIN_EACH_SECONDS = 0.05
-# How many are called in the first second after a provider without a limit answers again, and in any later one at most.
-FIRST_CALLED = 5
-MOST_CALLED = 500
-# What a vendor's first refusal (429) sets as the time between two calls to the model, what further ones may make of it,
-# how much less each call that it grants makes it, and from where on it is none.
-FIRST_SLOW_SECONDS = 0.5
-SLOWEST_SECONDS = 10.0
-FASTER = 0.9
-FASTEST_SECONDS = 0.01
+# How many are invited in the first second after a circuit has closed, and in any later one at most.
+FIRST_INVITED = 5
+MOST_INVITED = 500
+# What a vendor's refusals (429) teach is a rate, in calls a second. The first refusal sets it, and it doubles each so
+# many seconds in which calls are made, until one is refused again. From then on it follows CUBIC (RFC 9438): by a part
+# less than what was refused, back there after the time of so many calls but not sooner than in so many seconds, and
+# then beyond it, slowly first.
+FIRST_RATE = 2.0
+DOUBLED_AFTER_SECONDS = 4.0
+BACK_OFF = 0.3
+CALLS_TO_RECOVER = 30
+LEAST_RECOVERY_SECONDS = 3.0
+SLOWEST_RATE = 0.1
+# From here on there is none.
+FASTEST_RATE = 1000.0
 SLOW_KEPT_SECONDS = 600.0
-# Who is kept back by what was learned looks again after so long at the latest, since it may not be true any more.
+# Calls that came a little late for it are caught up with.
+CAUGHT_UP_SECONDS = 0.2
+# Who sleeps for it is invited so long before it may come, and waits the rest awake, for so long at most; no more of
+# them in a moment than so far apart.
+INVITED_AHEAD_SECONDS = 1.0
+AWAKE_SECONDS = 1.4
+LEAST_INTERVAL_SECONDS = 0.01
+# Who is kept back by it and cannot sleep looks again after so long at the latest.
 LEARNED_WAIT_SECONDS = 20.0
 # A vendor that has granted a call so lately turns others away because they are too many.
 GRANTING_SECONDS = 60.0
+
+
+def learned_rate(refused_rate: float, calling_seconds: float) -> float:
+    """Calls a second, after so many seconds of calling since a call was refused at `refused_rate`; 0: none was yet."""
+    if not refused_rate:
+        return FIRST_RATE * math.exp2(min(calling_seconds / DOUBLED_AFTER_SECONDS, 20.0))
+    recovery = max(CALLS_TO_RECOVER / refused_rate, LEAST_RECOVERY_SECONDS)
+    beyond = calling_seconds / recovery - 1
+    return max(SLOWEST_RATE, refused_rate * (1 + BACK_OFF * beyond * beyond * beyond))
 
 
 class Obstacle(StrEnum):
@@ -56,8 +80,8 @@ class CallAsk:
     `call_id` is the request's queue id: asking again with it is the same caller, who keeps its place, and who is
     admitted again while it holds one. `tokens` is an estimate; a call larger than the limit is made all the same, and
     those after it wait longer. A turn that would come later than `patience_seconds` is not reserved. `has_turn` and
-    `is_late` are what it was told before. Who `can_sleep` is called when its circuit closes or its place is free; the
-    others come back by themselves.
+    `is_late` are what it was told before. Who `can_sleep` is invited when its circuit closes, its place is free or its
+    vendor may be asked again; the others come back by themselves.
     """
 
     target: ComparisonTarget
@@ -74,8 +98,8 @@ class Admission:
     """Whether a call may be made: at once when there is no obstacle, else ask again after the wait.
 
     `has_turn`: its turn under the rate limits is reserved, `is_late`: and was missed, so that it stands in the line of
-    those; say so when asking again. `sleeps`: it will be called as soon as it may come, and looks again by itself only
-    should that get lost. `is_probe`: the breaker is half-open, and this is the one call that finds out. `called`:
+    those; say so when asking again. `sleeps`: it will be invited as soon as it may come, and looks again by itself only
+    should that get lost. `is_probe`: the breaker is half-open, and this is the one call that finds out. `invited`:
     others who may come now, whom whoever asked has to wake.
     """
 
@@ -85,7 +109,7 @@ class Admission:
     is_late: bool = False
     sleeps: bool = False
     is_probe: bool = False
-    called: tuple[str, ...] = ()
+    invited: tuple[str, ...] = ()
 
 
 class CallHealth(StrEnum):
@@ -102,7 +126,7 @@ class CallReport:
 
     `tokens_beyond_estimate` may be negative. `hold_seconds`: the vendor asked that its model be left alone for so long;
     two such wishes do not add up, the later end counts. `turned_away`: by a limit of the vendor's (429); its model is
-    asked more slowly from then on, and faster again with each call that it grants.
+    asked more slowly from then on, and little by little faster again.
     """
 
     health: CallHealth = CallHealth.UNKNOWN
@@ -138,14 +162,17 @@ class Settled:
     """What came of telling that a call is over: who may come now, whom whoever told it has to wake, and whether the
     vendor, which turns calls away, has granted others to the model lately."""
 
-    called: tuple[str, ...] = ()
+    invited: tuple[str, ...] = ()
     is_granting: bool = False
 
 
 @dataclass(frozen=True)
 class ProviderLoad:
-    """How much goes on at a provider: calls that run, requests that wait to be called, the models that the vendor wants
-    left alone, with the seconds until that ends, and those asked more slowly, with the seconds between two calls."""
+    """How much goes on at a provider.
+
+    Calls that run, requests that wait to be invited, the models that the vendor wants left alone, with the seconds
+    until that ends, and those asked more slowly, with the seconds between two calls.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -184,7 +211,7 @@ class AdmissionProtocol(Protocol):
     def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         """A caller that was told to wait gives up its place in the line, and whatever else it holds but its turn.
 
-        Who may come now is called.
+        Who may come now is invited.
         """
         ...
 
@@ -192,15 +219,15 @@ class AdmissionProtocol(Protocol):
         """A call is over, or left, and nobody could be told: what it held is not renewed any more, and so lapses."""
         ...
 
-    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
-        """Who is asleep and may come now, and has not been called a moment ago. Asked every second by every worker."""
+    def invite_next(self, provider: LLMProviderType) -> Sequence[str]:
+        """Who is asleep and may come now, and has not been invited yet. Asked every second by every worker."""
         ...
 
     def renew(self) -> Sequence[str]:
         """Keep what the admitted calls of this process hold; called every quarter of a lease.
 
         A place that has lapsed in the meantime, since Redis or this process stood still, is taken again. Who may come
-        now after all is called.
+        now after all is invited.
         """
         ...
 

@@ -57,7 +57,7 @@ class Gatekeeper:
         self._start()
         unlimited = Admission(has_turn=ask.has_turn, is_late=ask.is_late)
         admission = self._told(lambda: self._admission.ask(ask), unlimited)
-        self._wake(ask.target, admission.called)
+        self._wake(ask.target, admission.invited)
         return admission
 
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> bool:
@@ -65,7 +65,7 @@ class Gatekeeper:
         settled = self._told(lambda: self._admission.settle(target, call_id, report), Settled())
         # While nobody is asked, this process must not renew the place all the same.
         self._admission.forget(call_id)
-        self._wake(target, settled.called)
+        self._wake(target, settled.invited)
         return settled.is_granting
 
     def leave(self, target: ComparisonTarget, call_id: str) -> None:
@@ -73,22 +73,22 @@ class Gatekeeper:
         self._wake(target, self._left(target, call_id))
 
     def _left(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
-        called = self._told(lambda: self._admission.leave(target, call_id), NOBODY)
+        invited = self._told(lambda: self._admission.leave(target, call_id), NOBODY)
         self._admission.forget(call_id)
-        return called
+        return invited
 
-    def call_next(self, provider: LLMProviderType) -> None:
+    def invite_next(self, provider: LLMProviderType) -> None:
         """Wake who is asleep and may come now, after a circuit has closed or a place has lapsed."""
-        called = self._told(lambda: self._admission.call_next(provider), NOBODY)
-        self._wake(ComparisonTarget(provider=provider, model=""), called)
+        invited = self._told(lambda: self._admission.invite_next(provider), NOBODY)
+        self._wake(ComparisonTarget(provider=provider, model=""), invited)
 
-    def _wake(self, target: ComparisonTarget, called: Sequence[str]) -> None:
-        """Those who are over leave the line, and others are called instead; a long line of them in several rounds."""
+    def _wake(self, target: ComparisonTarget, invited: Sequence[str]) -> None:
+        """Those who are over leave the line, and others are invited instead; a long line of them in several rounds."""
         for _ in range(MOST_ROUNDS):
-            over = self._waker.wake(called)
+            over = self._waker.wake(invited)
             if not over:
                 return
-            called = [following for call_id in over for following in self._left(target, call_id)]
+            invited = [following for call_id in over for following in self._left(target, call_id)]
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         """The provider's breaker; unknown while nobody can be asked."""
@@ -132,7 +132,7 @@ class Gatekeeper:
                 self._is_started = True
 
     def _renew(self) -> bool:
-        called = self._told(self._admission.renew, NOBODY)
-        # Whose provider does not matter: they were called because a place of the line that they stand in is free.
-        self._waker.wake(called)
+        invited = self._told(self._admission.renew, NOBODY)
+        # Whose provider does not matter: they were invited because a place of the line that they stand in is free.
+        self._waker.wake(invited)
         return False

@@ -100,15 +100,15 @@ class TaskDispatcherProtocol(Protocol):
 
 
 class WakerProtocol(Protocol):
-    """Brings requests that sleep until they are called to a worker."""
+    """Brings requests that sleep until they are invited to a worker."""
 
     def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
-        """Those who will never come, since they are over. Never raises: who is not reached is called again soon."""
+        """Those who will never come, since they are over. Never raises: who is not reached comes by itself later."""
         ...
 
 
 class CallersProtocol(Protocol):
-    """What the sweeper asks on behalf of the requests that sleep until they are called."""
+    """What the sweeper asks on behalf of the requests that sleep until they are invited."""
 
     def wake_next(self) -> None:
         """Wake those who may come now. Never raises."""

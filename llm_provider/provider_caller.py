@@ -68,7 +68,7 @@ class ProviderCaller:
         """CallersProtocol: of each provider that is configured here."""
         for provider in self._providers.values():
             if is_guarded(provider) and provider.is_configured():
-                self._gatekeeper.call_next(provider.name)
+                self._gatekeeper.invite_next(provider.name)
 
     def release(self, provider: LLMProviderType) -> bool:
         """Close the provider's circuit and end what its vendor asked for; False when Redis does not answer."""

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field, replace
 
 from contracts.enums import LLMProviderType
 from llm_provider.admission import (
-    FASTER,
-    FASTEST_SECONDS,
-    FIRST_CALLED,
-    FIRST_SLOW_SECONDS,
-    FLOW_OFFER_SECONDS,
+    AWAKE_SECONDS,
+    BACK_OFF,
+    CAUGHT_UP_SECONDS,
+    FASTEST_RATE,
+    FIRST_INVITED,
     GRANTING_SECONDS,
+    INVITATION_SECONDS,
+    INVITED_AHEAD_SECONDS,
     LATENESS_SECONDS,
     LEARNED_WAIT_SECONDS,
+    LEAST_INTERVAL_SECONDS,
     LOOK_AGAIN_EACH_SECONDS,
     LOOK_AGAIN_SECONDS,
-    MOST_CALLED,
-    OFFER_SECONDS,
-    SLOWEST_SECONDS,
+    MOST_INVITED,
     TICKET_KEPT_SECONDS,
+    UNHEARD_KEPT_SECONDS,
     Admission,
     BreakerPolicy,
     BreakerState,
@@ -33,6 +35,7 @@ from llm_provider.admission import (
     Obstacle,
     ProviderLoad,
     Settled,
+    learned_rate,
 )
 from llm_provider.config import VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -57,19 +60,60 @@ class _Breaker:
 
 
 @dataclass
+class _Learned:
+    """The rate that a model's refusals taught; see learned_rate."""
+
+    since: float
+    refused_rate: float = 0.0
+    calling_seconds: float = 0.0
+    last_call: float = 0.0
+    # When the next call may be made, and when all who wait awake, and all who were invited, will have been.
+    passed: float = 0.0
+    awake: float = 0.0
+    invited: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return learned_rate(self.refused_rate, self.calling_seconds)
+
+    @property
+    def interval(self) -> float:
+        return 1 / self.rate
+
+    def count(self, now: float) -> None:
+        self.calling_seconds += min(now - self.last_call, 2 * self.interval)
+        self.last_call = now
+        self.passed = max(self.passed, now - CAUGHT_UP_SECONDS) + self.interval
+
+
+@dataclass
 class _Pace:
     """What a model's calls have taken: when it will have flowed back, by account; until when it is left alone."""
 
     taken: dict[str, float] = field(default_factory=dict)
     hold: float = 0.0
-    # Seconds between two calls that the vendor's refusals taught.
-    slow: float = 0.0
-    slow_since: float = float("-inf")
-    # When it last granted a call all the same; by what was learned, when the next call may be made, and when all who
-    # were told to look again have done so.
+    learned: _Learned | None = None
+    # When the vendor last granted a call all the same.
     granted: float = float("-inf")
-    learned_passed: float = 0.0
-    learned_late: float = 0.0
+    # Who sleeps for what was learned, by until when.
+    asleep: dict[str, float] = field(default_factory=dict)
+
+    def refuse(self, now: float) -> None:
+        learned = self.learned or _Learned(now)
+        if self.learned is not None:
+            rate = learned.rate
+            # Refused before it was back where the last one was: the vendor grants less than then.
+            learned.refused_rate = rate * (1 - BACK_OFF / 2) if rate < learned.refused_rate else rate
+        learned.since = learned.last_call = now
+        learned.calling_seconds = 0.0
+        learned.passed = now + learned.interval
+        self.learned = learned
+
+    def count(self, now: float) -> None:
+        if self.learned is not None:
+            self.learned.count(now)
+            if self.learned.rate > FASTEST_RATE:
+                self.learned = None
 
 
 @dataclass
@@ -124,58 +168,70 @@ class _Line:
     """A provider's calls that run, and who waits."""
 
     leases: dict[str, float] = field(default_factory=dict)
-    # Who of those that wait has been called, and until when it is expected.
-    offers: dict[str, float] = field(default_factory=dict)
+    # For whom a place is kept, until when; and until when nobody waits for such guests, since some did not come.
+    invited: dict[str, float] = field(default_factory=dict)
+    unheard_until: float = 0.0
     waiting: dict[str, _Waiting] = field(default_factory=dict)
     tickets: dict[str, tuple[int, float]] = field(default_factory=dict)
     given: int = 0
-    # Of the second in which some were called last: which it was, how many might be, and how many still may; None while
+    # Of the second in which some were invited last: which it was, how many might be, and how many still may; None while
     # no circuit has opened.
     flow: tuple[int, int, int] | None = None
 
     def forget_absent(self, now: float) -> None:
         self.leases = {call: end for call, end in self.leases.items() if end > now}
-        self.offers = {call: end for call, end in self.offers.items() if end > now}
+        if any(end <= now for end in self.invited.values()):
+            self.unheard_until = now + UNHEARD_KEPT_SECONDS
+        self.invited = {call: end for call, end in self.invited.items() if end > now}
         self.waiting = {call: w for call, w in self.waiting.items() if w.until > now}
         self.tickets = {call: t for call, t in self.tickets.items() if t[1] > now}
 
     def leave(self, call_id: str) -> None:
         self.waiting.pop(call_id, None)
-        self.offers.pop(call_id, None)
+        self.invited.pop(call_id, None)
 
     def ticket(self, call_id: str) -> int:
-        if call_id in self.waiting:
-            return self.waiting[call_id].asked
         return self.tickets[call_id][0] if call_id in self.tickets else self.given + 1
 
-    def stand(self, call_id: str, now: float, until: float, *, is_asleep: bool) -> None:
+    def keep_ticket(self, call_id: str, now: float, wait: float = 0.0) -> int:
+        """However often it asks, it stands where it stood when it first did."""
         mine = self.ticket(call_id)
         self.given = max(self.given, mine)
-        self.tickets[call_id] = (mine, now + TICKET_KEPT_SECONDS)
+        self.tickets[call_id] = (mine, now + TICKET_KEPT_SECONDS + wait)
+        return mine
+
+    def stand(self, call_id: str, now: float, until: float, *, is_asleep: bool) -> None:
+        mine = self.keep_ticket(call_id, now, until - now)
+        self.leave(call_id)
         self.waiting[call_id] = _Waiting(mine, until, is_asleep)
 
-    def before(self, call_id: str) -> int:
-        """How many of those who are there have asked earlier."""
+    def before(self, call_id: str, now: float) -> int:
+        """How many places are for others who have asked earlier."""
         mine = self.ticket(call_id)
-        return sum(w.asked < mine for call, w in self.waiting.items())
+        if self.unheard_until > now:
+            return sum(not w.is_asleep and w.asked < mine for w in self.waiting.values())
+        if call_id in self.invited:
+            return 0
+        return sum(w.asked < mine for w in self.waiting.values()) + len(self.invited)
 
-    def sleepers(self, among_first: int, most: int) -> list[str]:
-        """Of the first in the line those who are asleep and have not been called."""
-        in_order = sorted(self.waiting.items(), key=lambda item: item[1].asked)[: max(0, among_first)]
-        return [call for call, w in in_order if w.is_asleep and call not in self.offers][: max(0, most)]
+    def sleepers(self, most: int) -> list[str]:
+        """Of the first in the line those who are asleep."""
+        in_order = sorted(self.waiting.items(), key=lambda item: item[1].asked)[: max(0, most)]
+        return [call for call, w in in_order if w.is_asleep]
 
-    def flowing(self, now: float) -> list[str]:
+    def flow_left(self, now: float) -> int:
         """Slowly first, and twice as many each second."""
-        if self.flow is None:
-            return []
-        second, (last, allowed, left) = int(now), self.flow
+        second, (last, allowed, left) = int(now), self.flow or _UNUSED_FLOW
         if second > last + 10:
-            allowed = left = FIRST_CALLED
+            allowed = left = FIRST_INVITED
         elif second > last:
-            allowed = left = min(2 * allowed, MOST_CALLED)
-        called = self.sleepers(len(self.offers) + left + 20, left)
-        self.flow = (second, allowed, left - len(called))
-        return called
+            allowed = left = min(2 * allowed, MOST_INVITED)
+        self.flow = (second, allowed, left)
+        return left
+
+    def flow_on(self, invited: int) -> None:
+        second, allowed, left = self.flow or _UNUSED_FLOW
+        self.flow = (second, allowed, left - invited)
 
 
 @dataclass
@@ -253,18 +309,20 @@ class MemoryAdmission:
     def _sleep(self, ask: _Ask) -> float:
         line = self._line(ask.provider)
         line.stand(ask.call_id, ask.now, ask.now + ask.patience_seconds, is_asleep=True)
-        return LOOK_AGAIN_SECONDS + LOOK_AGAIN_EACH_SECONDS * line.before(ask.call_id)
+        self._pace(ask.target).asleep.pop(ask.call_id, None)
+        rank = sum(w.asked < line.ticket(ask.call_id) for w in line.waiting.values())
+        return LOOK_AGAIN_SECONDS + LOOK_AGAIN_EACH_SECONDS * rank
 
     def _turn(self, ask: _Ask) -> Admission | None:
         """Requests and tokens are reserved together or not at all."""
         accounts, held = self._accounts(ask.target, ask.now), max(0.0, self._pace(ask.target).hold - ask.now)
         obstacle = Obstacle.VENDOR_HOLD if held else Obstacle.RATE_LIMIT
         if ask.has_turn or not accounts:
-            if held:
-                # Not paced by an account, those who wait are spread over some time behind the hold.
+            if held and self._pace(ask.target).learned is None:
+                # Not paced by anything, those who wait are spread over some time behind the hold.
                 spread = self.chance() * min(60.0, max(1.0, held / 5))
                 return self._step_aside(ask, self._told(ask, obstacle, held + spread))
-            return self._passage(ask, accounts, is_late=ask.is_late)
+            return self._passage(ask, accounts, obstacle, is_late=ask.is_late)
         wait = max(held, *(account.wait("turns", ask.cost(account)) for account in accounts))
         if wait > ask.patience_seconds:
             return self._step_aside(ask, Admission(obstacle, wait))
@@ -272,9 +330,9 @@ class MemoryAdmission:
             account.take("turns", ask.cost(account))
         if wait > 0:
             return self._step_aside(ask, Admission(obstacle, wait, has_turn=True))
-        return self._passage(ask, accounts, is_late=False)
+        return self._passage(ask, accounts, obstacle, is_late=False)
 
-    def _passage(self, ask: _Ask, accounts: list[_Account], *, is_late: bool) -> Admission | None:
+    def _passage(self, ask: _Ask, accounts: list[_Account], obstacle: Obstacle, *, is_late: bool) -> Admission | None:
         """A turn is for a time: who comes late for it passes only as the limits allow, and who comes behind waits."""
         wait = max([0.0, *(account.wait("passed", ask.cost(account)) for account in accounts)])
         if not is_late:
@@ -282,30 +340,44 @@ class MemoryAdmission:
             for account in accounts if wait > _ROUNDING else []:
                 account.take("late", ask.cost(account))
         if wait > _ROUNDING:
-            return self._step_aside(ask, Admission(Obstacle.RATE_LIMIT, wait, has_turn=True, is_late=True))
+            return self._step_aside(ask, Admission(obstacle, wait, has_turn=True, is_late=True))
         return self._learned(ask, has_turn=bool(accounts) or ask.has_turn, is_late=is_late)
 
     def _learned(self, ask: _Ask, *, has_turn: bool, is_late: bool) -> Admission | None:
-        """What was learned is a guess: it gives no turns in advance, and who does not pass looks again soon."""
-        pace = self._pace(ask.target)
-        if not pace.slow or pace.learned_passed <= ask.now:
+        """What was learned is a guess: it gives no turns in advance, but invites those who sleep."""
+        pace, line = self._pace(ask.target), self._line(ask.provider)
+        if pace.learned is None:
             return None
-        wait = max(pace.learned_passed, pace.learned_late) - ask.now
-        if wait < LEARNED_WAIT_SECONDS:
-            pace.learned_late = ask.now + wait + pace.slow
-        else:
-            wait = LEARNED_WAIT_SECONDS * (1 + self.chance()) / 2
-        return self._step_aside(ask, Admission(Obstacle.VENDOR_HOLD, wait, has_turn=has_turn, is_late=is_late))
+        before = sum(line.ticket(call) < line.ticket(ask.call_id) for call in pace.asleep)
+        free_at = max(pace.learned.passed, pace.hold)
+        if free_at <= ask.now and not before:
+            return None
+        wait = max(free_at, pace.learned.awake) - ask.now
+        told = Admission(Obstacle.VENDOR_HOLD, wait, has_turn=has_turn, is_late=is_late)
+        if free_at - ask.now >= ask.patience_seconds:
+            return self._step_aside(ask, replace(told, wait_seconds=free_at - ask.now))
+        if not before and wait < AWAKE_SECONDS:
+            pace.learned.awake = ask.now + wait + pace.learned.interval
+            line.keep_ticket(ask.call_id, ask.now, wait)
+            pace.asleep.pop(ask.call_id, None)
+            return self._step_aside(ask, told)
+        if not ask.can_sleep:
+            later = LEARNED_WAIT_SECONDS * (1 + self.chance()) / 2
+            return self._step_aside(ask, replace(told, wait_seconds=max(wait, later)))
+        line.keep_ticket(ask.call_id, ask.now, ask.patience_seconds)
+        pace.asleep[ask.call_id] = ask.now + ask.patience_seconds
+        wait = max(0.0, free_at - ask.now) + LOOK_AGAIN_SECONDS + LOOK_AGAIN_EACH_SECONDS * before
+        return self._step_aside(ask, replace(told, wait_seconds=wait, sleeps=True))
 
     def _step_aside(self, ask: _Ask, told: Admission) -> Admission:
         """Who has to wait for something else than its place keeps nobody else from it."""
         line = self._line(ask.provider)
-        if ask.call_id not in line.waiting and ask.call_id not in line.leases:
+        if not any(ask.call_id in places for places in (line.waiting, line.leases, line.invited)):
             return told
-        line.tickets[ask.call_id] = (line.ticket(ask.call_id), ask.now + TICKET_KEPT_SECONDS + told.wait_seconds)
+        line.keep_ticket(ask.call_id, ask.now, told.wait_seconds)
         line.leave(ask.call_id)
         line.leases.pop(ask.call_id, None)
-        return replace(told, called=tuple(self._call_next(ask.provider, ask.now)))
+        return replace(told, invited=tuple(self._invite_next(ask.provider, ask.now)))
 
     def _slot(self, ask: _Ask) -> Admission:
         """A slot goes to whoever asked first, of those who are there or can be called."""
@@ -315,7 +387,7 @@ class MemoryAdmission:
             line.forget_absent(ask.now)
             if ask.call_id not in line.leases:
                 free = limit - len(line.leases)
-                before = 0 if half_open else line.before(ask.call_id)
+                before = 0 if half_open else line.before(ask.call_id, ask.now)
                 if before >= free:
                     return self._no_slot(ask, before - max(0, free))
             line.leases[ask.call_id] = ask.now + self.lease_seconds
@@ -333,21 +405,22 @@ class MemoryAdmission:
             has_turn=True,
             is_late=ask.is_late,
             sleeps=ask.can_sleep,
-            called=tuple(self._call_next(ask.provider, ask.now)),
+            invited=tuple(self._invite_next(ask.provider, ask.now)),
         )
 
     def _admit(self, ask: _Ask) -> Admission:
         """The probe is taken last, so that only a call that is made takes it."""
         breaker, line, pace = self._breaker(ask.provider), self._line(ask.provider), self._pace(ask.target)
+        line.keep_ticket(ask.call_id, ask.now)
         line.leave(ask.call_id)
-        line.tickets.pop(ask.call_id, None)
+        pace.asleep.pop(ask.call_id, None)
         for account in self._accounts(ask.target, ask.now):
             account.take("passed", ask.cost(account))
-        pace.learned_passed = ask.now + pace.slow
+        pace.count(ask.now)
         self._held[ask.call_id] = (ask.provider, breaker.epoch, ask.now)
         if breaker.until is None:
-            called = self._call_next(ask.provider, ask.now) if self._limit(ask.provider) else []
-            return Admission(has_turn=True, called=tuple(called))
+            invited = self._invite_next(ask.provider, ask.now) if self._limit(ask.provider) else []
+            return Admission(has_turn=True, invited=tuple(invited))
         breaker.probe, breaker.probe_until = ask.call_id, ask.now + self.lease_seconds
         return Admission(has_turn=True, is_probe=True)
 
@@ -361,22 +434,20 @@ class MemoryAdmission:
                 self._count_probe(target.provider, report.health, now)
             elif breaker.until is None and not report.is_probe and epoch in {None, breaker.epoch}:
                 self._count(target.provider, report.health, now)
-            is_granted = report.health is CallHealth.GOOD
-            if pace.slow and is_granted:
+            invited = self._invite_next(target.provider, now)
+            if pace.learned and report.health is CallHealth.GOOD:
                 pace.granted = now
-            if admitted_at > pace.slow_since:
-                self._learn(pace, now, turned_away=report.turned_away, granted=is_granted)
+            if report.turned_away:
+                # It comes back to where it stood.
+                self._line(target.provider).keep_ticket(call_id, now)
+                # Calls that began before the last refusal tell nothing new.
+                if admitted_at > (pace.learned.since if pace.learned else float("-inf")):
+                    pace.refuse(now)
+            else:
+                self._line(target.provider).tickets.pop(call_id, None)
             self._correct(target, now, report.tokens_beyond_estimate, report.hold_seconds)
-            called = self._call_next(target.provider, now)
-            return Settled(tuple(called), is_granting=pace.granted > now - GRANTING_SECONDS)
-
-    def _learn(self, pace: _Pace, now: float, *, turned_away: bool, granted: bool) -> None:
-        if turned_away:
-            pace.slow, pace.slow_since = min(SLOWEST_SECONDS, max(FIRST_SLOW_SECONDS, 2 * pace.slow)), now
-            pace.learned_passed = now + pace.slow
-        elif granted:
-            pace.slow *= FASTER
-            pace.slow = pace.slow if pace.slow >= FASTEST_SECONDS else 0.0
+            invited += self._invite_paced(target, now)
+            return Settled(tuple(invited), is_granting=pace.granted > now - GRANTING_SECONDS)
 
     def _correct(self, target: ComparisonTarget, now: float, tokens: int, hold_seconds: float) -> None:
         pace, accounts = self._pace(target), self._accounts(target, now)
@@ -415,28 +486,60 @@ class MemoryAdmission:
         breaker.epoch += 1
         self._line(provider).flow = _UNUSED_FLOW
 
-    def _call_next(self, provider: LLMProviderType, now: float) -> list[str]:
-        """Who is asleep and may come now."""
-        breaker, line, limit = self._breaker(provider), self._line(provider), self._limit(provider)
-        line.forget_absent(now)
-        if not any(w.is_asleep for w in line.waiting.values()):
-            return []
-        offer = OFFER_SECONDS
-        if breaker.until is not None:
-            if breaker.until > now or breaker.is_probed(now):
-                return []
-            called = [] if line.offers else line.sleepers(20, 1)
-        elif limit:
-            free = limit - len(line.leases)
-            called = line.sleepers(free, free)
-        else:
-            called, offer = line.flowing(now), FLOW_OFFER_SECONDS
-        line.offers.update(dict.fromkeys(called, now + offer))
-        return called
+    def _invitations_of_circuit(self, provider: LLMProviderType, now: float) -> float:
+        """Nobody while the circuit is open or probed, and others one to probe."""
+        breaker = self._breaker(provider)
+        if breaker.until is None:
+            return float("inf")
+        if breaker.until > now or breaker.is_probed(now):
+            return 0
+        return max(0, 1 - len(self._line(provider).invited))
 
-    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
+    def _invite_next(self, provider: LLMProviderType, now: float) -> list[str]:
+        """Who is asleep in the line and may come now; those awake who stand before them come by themselves."""
+        line, limit = self._line(provider), self._limit(provider)
+        line.forget_absent(now)
+        if not line.waiting:
+            return []
+        of_circuit = self._invitations_of_circuit(provider, now)
+        most = min(of_circuit, limit - len(line.leases) - len(line.invited) if limit else MOST_INVITED)
+        flows = of_circuit > 1 and (not limit or line.flow is not None)
+        if flows and most > 0:
+            most = min(most, line.flow_left(now))
+        invited = line.sleepers(int(most))
+        for call in invited:
+            line.leave(call)
+        if flows and invited:
+            line.flow_on(len(invited))
+        if limit or of_circuit == 1:
+            line.invited.update(dict.fromkeys(invited, now + INVITATION_SECONDS))
+        return invited
+
+    def _invite_paced(self, target: ComparisonTarget, now: float) -> list[str]:
+        """Who sleeps for what was learned about a model, and may come soon."""
+        pace, line, invited = self._pace(target), self._line(target.provider), list[str]()
+        pace.asleep = {call: until for call, until in pace.asleep.items() if until > now}
+        most = self._invitations_of_circuit(target.provider, now)
+        learned = pace.learned or _Learned(now)
+        interval = max(LEAST_INTERVAL_SECONDS, learned.interval if pace.learned else 0.0)
+        at = max(now, pace.hold, learned.passed, learned.awake, learned.invited)
+        for call in sorted(pace.asleep, key=line.ticket):
+            if at >= now + INVITED_AHEAD_SECONDS or not most:
+                break
+            invited.append(call)
+            del pace.asleep[call]
+            if most == 1:
+                line.invited[call] = now + INVITATION_SECONDS
+            at, most = at + interval, most - 1
+        learned.invited = at
+        return invited
+
+    def invite_next(self, provider: LLMProviderType) -> Sequence[str]:
         with self._asked() as now:
-            return self._call_next(provider, now)
+            invited = self._invite_next(provider, now)
+            for target in [target for target in self.state.paces if target.provider is provider]:
+                invited += self._invite_paced(target, now)
+            return invited
 
     def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         self.forget(call_id)
@@ -445,9 +548,10 @@ class MemoryAdmission:
             line.leases.pop(call_id, None)
             line.leave(call_id)
             line.tickets.pop(call_id, None)
+            self._pace(target).asleep.pop(call_id, None)
             if breaker.probe == call_id:
                 breaker.probe = ""
-            return self._call_next(target.provider, now)
+            return self._invite_next(target.provider, now)
 
     def forget(self, call_id: str) -> None:
         self._held.pop(call_id, None)
@@ -477,17 +581,18 @@ class MemoryAdmission:
             line, paces = self._line(provider), self.state.paces.items()
             running = sum(end > now for end in line.leases.values())
             waiting = sum(w.is_asleep and w.until > now for w in line.waiting.values())
+            waiting += sum(end > now for t, p in paces if t.provider is provider for end in p.asleep.values())
             held = {t.model: p.hold - now for t, p in paces if t.provider is provider and p.hold > now}
-            slowed = {t.model: p.slow for t, p in paces if t.provider is provider and p.slow}
+            slowed = {t.model: p.learned.interval for t, p in paces if t.provider is provider and p.learned}
             return ProviderLoad(running, waiting, held, slowed)
 
     def release(self, provider: LLMProviderType) -> None:
         with self._asked() as now:
             self.state.breakers.pop(provider, None)
             self._line(provider).flow = _UNUSED_FLOW
-            for target, pace in [*self.state.paces.items()]:
-                if target.provider is provider and (pace.hold > now or pace.slow):
-                    del self.state.paces[target]
+            for target, pace in self.state.paces.items():
+                if target.provider is provider and (pace.hold > now or pace.learned):
+                    self.state.paces[target] = _Pace(asleep=pace.asleep)
 
     @contextmanager
     def _asked(self) -> Iterator[float]:

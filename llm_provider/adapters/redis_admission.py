@@ -5,15 +5,18 @@ Keys, after the prefix and `admission:`; all of them expire:
     breaker:<provider>            hash: failures in a row, until when it is open, the probe and its good results;
                                   an hour after it could be probed
     slots:<provider>              sorted set: the calls that run, by the end of their lease; a lease
-    line:<provider>               sorted set: who waits, by ticket
-    offers:<provider>             sorted set: who of them was called, by until when it is expected; until then
+    line:<provider>               sorted set: who waits for the circuit or for a place, by ticket
     due:<provider>, asleep:<provider>
-                                  sorted sets: of those, who is awake and until when it is expected back, and who is to
-                                  be called and until when; a minute longer than the last of them waits
-    ticket:<provider>:<call id>   when this call first asked; TICKET_KEPT_SECONDS after it was last seen
-    flow:<provider>               hash: how many have been called in this second after the circuit closed; ten minutes
+                                  sorted sets: who is awake and until when it is expected back, and who is to be
+                                  invited and until when; a minute longer than the last of them waits
+    invited:<provider>            sorted set: for whom a place is kept, by until when; until then
+    unheard:<provider>            while those who are invited do not come; ten seconds
+    ticket:<provider>:<call id>   when this call first asked; ten minutes longer than it waits
+    flow:<provider>               hash: how many have been invited in this second after the circuit closed; ten minutes
     pace:<provider>:<model>       hash: the accounts of requests and tokens, the vendor's wish to be left alone, and
                                   what its refusals taught; until all that tells nothing any more
+    paced:<provider>:<model>      sorted set: who sleeps for what was learned, by ticket; and
+    models:<provider>             set: of which models there are some; a minute longer than the last of them waits
     held:<provider>, slowed:<provider>
                                   sorted set and hash: of which models that is, for whoever looks; as long as it is
 """
@@ -50,23 +53,36 @@ _SCRIPTS = Path(__file__).parent / "lua" / "admission"
 
 # Patience without end, in a number that Lua can count with: a year.
 _LONGEST_SECONDS = 31_536_000.0
+_MS_IN_LUA = (
+    "LATENESS",
+    "TICKET_KEPT",
+    "INVITATION",
+    "UNHEARD_KEPT",
+    "FLOW_KEPT",
+    "LEARNED_WAIT",
+    "LOOK_AGAIN",
+    "LOOK_AGAIN_EACH",
+    "SLOW_KEPT",
+    "CAUGHT_UP",
+    "INVITED_AHEAD",
+    "AWAKE",
+    "LEAST_INTERVAL",
+    "GRANTING",
+)
+_AS_IN_PYTHON = (
+    "FIRST_INVITED",
+    "MOST_INVITED",
+    "FIRST_RATE",
+    "DOUBLED_AFTER_SECONDS",
+    "BACK_OFF",
+    "CALLS_TO_RECOVER",
+    "LEAST_RECOVERY_SECONDS",
+    "SLOWEST_RATE",
+    "FASTEST_RATE",
+)
 _CONSTANTS = {
-    "LATENESS_MS": constants.LATENESS_SECONDS * 1000,
-    "TICKET_KEPT_MS": constants.TICKET_KEPT_SECONDS * 1000,
-    "OFFER_MS": constants.OFFER_SECONDS * 1000,
-    "FLOW_OFFER_MS": constants.FLOW_OFFER_SECONDS * 1000,
-    "FLOW_KEPT_MS": constants.FLOW_KEPT_SECONDS * 1000,
-    "LEARNED_WAIT_MS": constants.LEARNED_WAIT_SECONDS * 1000,
-    "LOOK_AGAIN_MS": constants.LOOK_AGAIN_SECONDS * 1000,
-    "LOOK_AGAIN_EACH_MS": constants.LOOK_AGAIN_EACH_SECONDS * 1000,
-    "FIRST_CALLED": constants.FIRST_CALLED,
-    "MOST_CALLED": constants.MOST_CALLED,
-    "FIRST_SLOW_MS": constants.FIRST_SLOW_SECONDS * 1000,
-    "SLOWEST_MS": constants.SLOWEST_SECONDS * 1000,
-    "FASTER": constants.FASTER,
-    "FASTEST_MS": constants.FASTEST_SECONDS * 1000,
-    "SLOW_KEPT_MS": constants.SLOW_KEPT_SECONDS * 1000,
-    "GRANTING_MS": constants.GRANTING_SECONDS * 1000,
+    **{f"{name}_MS": vars(constants)[f"{name}_SECONDS"] * 1000 for name in _MS_IN_LUA},
+    **{name: vars(constants)[name] for name in _AS_IN_PYTHON},
 }
 # What is said of single models, for whoever looks.
 _SEEN = ("held", "slowed")
@@ -81,7 +97,7 @@ class _Place:
     `admitted_at` is a time of Redis's.
     """
 
-    provider: LLMProviderType
+    target: ComparisonTarget
     epoch: str
     admitted_at: str
     has_slot: bool
@@ -122,14 +138,16 @@ class RedisAdmission:
 
     def _provider_keys(self, provider: LLMProviderType) -> list[str]:
         """As prelude.lua expects them."""
-        return [self._key(name, provider) for name in ("breaker", "slots", "line", "due", "asleep", "offers", "flow")]
+        names = ("breaker", "slots", "line", "due", "asleep", "invited", "flow", "unheard")
+        return [self._key(name, provider) for name in names]
 
     def ask(self, ask: CallAsk) -> Admission:
         provider, slots = ask.target.provider, self._slots(ask.target.provider)
-        pace, ticket = self._key("pace", provider, ask.target.model), self._key("ticket", provider, ask.call_id)
-        obstacle, wait_ms, turn, is_probe, epoch, now, sleeps, *called = self._run(
+        pace, paced = (self._key(name, provider, ask.target.model) for name in ("pace", "paced"))
+        models, slowed = (self._key(name, provider) for name in ("models", "slowed"))
+        obstacle, wait_ms, turn, is_probe, epoch, now, sleeps, *invited = self._run(
             "ask",
-            [*self._provider_keys(provider), pace, ticket],
+            [*self._provider_keys(provider), pace, self._ticket(provider, ask.call_id), paced, models, slowed],
             ask.call_id,
             _ms(self._lease),
             slots,
@@ -139,6 +157,7 @@ class RedisAdmission:
             _ms(ask.patience_seconds),
             self._chance(),
             int(ask.can_sleep),
+            ask.target.model,
         )
         if obstacle:
             return Admission(
@@ -147,11 +166,14 @@ class RedisAdmission:
                 has_turn=turn > 0,
                 is_late=turn > 1,
                 sleeps=bool(sleeps),
-                called=tuple(called),
+                invited=tuple(invited),
             )
         with self._lock:
-            self._held[ask.call_id] = _Place(provider, epoch, now, has_slot=slots > 0, is_probe=bool(is_probe))
-        return Admission(has_turn=True, is_probe=bool(is_probe), called=tuple(called))
+            self._held[ask.call_id] = _Place(ask.target, epoch, now, has_slot=slots > 0, is_probe=bool(is_probe))
+        return Admission(has_turn=True, is_probe=bool(is_probe), invited=tuple(invited))
+
+    def _ticket(self, provider: LLMProviderType, call_id: str) -> str:
+        return self._key("ticket", provider, call_id)
 
     def _slots(self, provider: LLMProviderType) -> int:
         return self._limits(provider).max_concurrent_calls or 0
@@ -162,10 +184,11 @@ class RedisAdmission:
 
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         provider, place = target.provider, self._no_longer_held(call_id)
-        pace, seen = self._key("pace", provider, target.model), [self._key(name, provider) for name in _SEEN]
-        is_granting, *called = self._run(
+        pace, paced = (self._key(name, provider, target.model) for name in ("pace", "paced"))
+        seen = [self._key(name, provider) for name in _SEEN]
+        is_granting, *invited = self._run(
             "settle",
-            [*self._provider_keys(provider), pace, *seen],
+            [*self._provider_keys(provider), pace, *seen, self._ticket(provider, call_id), paced],
             call_id,
             report.health,
             place.epoch if place else _UNKNOWN_EPOCH,
@@ -181,7 +204,7 @@ class RedisAdmission:
             int(report.turned_away),
             place.admitted_at if place else 0,
         )
-        return Settled(tuple(called), bool(is_granting))
+        return Settled(tuple(invited), bool(is_granting))
 
     def _no_longer_held(self, call_id: str) -> _Place | None:
         """Before Redis is told: should it not listen, the place lapses by itself."""
@@ -193,29 +216,32 @@ class RedisAdmission:
 
     def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         self._no_longer_held(call_id)
-        return self._give_up(target.provider, call_id)
+        return self._give_up(target, call_id)
 
-    def _give_up(self, provider: LLMProviderType, call_id: str) -> list[str]:
-        keys = [*self._provider_keys(provider), self._key("ticket", provider, call_id)]
-        called: list[str] = self._run("leave", keys, call_id, self._slots(provider))
-        return called
+    def _give_up(self, target: ComparisonTarget, call_id: str) -> list[str]:
+        provider = target.provider
+        keys = [self._ticket(provider, call_id), self._key("paced", provider, target.model)]
+        invited: list[str] = self._run("leave", [*self._provider_keys(provider), *keys], call_id, self._slots(provider))
+        return invited
 
-    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
-        called: list[str] = self._run("call_next", self._provider_keys(provider), self._slots(provider))
-        return called
+    def invite_next(self, provider: LLMProviderType) -> Sequence[str]:
+        keys = [*self._provider_keys(provider), self._key("models", provider)]
+        prefixes = [self._key(name, provider, "") for name in ("pace", "paced")]
+        invited: list[str] = self._run("invite_next", keys, self._slots(provider), *prefixes)
+        return invited
 
     def renew(self) -> Sequence[str]:
         with self._lock:
             held = {call_id: place for call_id, place in self._held.items() if place.has_slot or place.is_probe}
         if not held:
             return ()
-        keys = [self._key(name, place.provider) for place in held.values() for name in ("breaker", "slots")]
+        keys = [self._key(name, place.target.provider) for place in held.values() for name in ("breaker", "slots")]
         places = [arg for call_id, place in held.items() for arg in (call_id, int(place.has_slot))]
         self._run("renew", keys, _ms(self._lease), *places)
         # A call that was settled meanwhile may just have got its place back.
         with self._lock:
             settled = held.keys() - self._held.keys()
-        return [called for call_id in settled for called in self._give_up(held[call_id].provider, call_id)]
+        return [invited for call_id in settled for invited in self._give_up(held[call_id].target, call_id)]
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         state, failures, left_ms = self._run("breaker", [self._key("breaker", provider)])

@@ -12,7 +12,7 @@ from contracts.enums import LLMProviderType
 from llm_provider.adapters.memory_admission import MemoryAdmission, MemoryAdmissionState
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.admission import (
-    OFFER_SECONDS,
+    INVITATION_SECONDS,
     Admission,
     AdmissionProtocol,
     BreakerPolicy,
@@ -59,7 +59,7 @@ class Process:
         return self.admission.ask(CallAsk(target, call_id or self.ids(), **{**defaults, **about}))
 
     def settle(self, call_id: str, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> list[str]:
-        return [*self.admission.settle(target, call_id, CallReport(health, **about)).called]
+        return [*self.admission.settle(target, call_id, CallReport(health, **about)).invited]
 
     def call(self, health: CallHealth, target: ComparisonTarget = OPENAI, **about: Any) -> Admission:
         """A call that is made at once, and what it told; `about` goes to settle."""
@@ -78,6 +78,11 @@ class Process:
     def break_circuit(self, target: ComparisonTarget = OPENAI) -> None:
         for _ in range(POLICY.failures):
             self.call(BAD, target)
+
+    def break_circuit_by_others(self, target: ComparisonTarget = OPENAI) -> None:
+        """By calls that went on without admission."""
+        for _ in range(POLICY.failures):
+            self.settle(self.ids(), BAD, target)
 
     @property
     def view(self) -> BreakerView:
@@ -103,9 +108,9 @@ class Stage:
         while process.ask(call_id, has_turn=True, is_late=True).obstacle:
             self.wait(0.05)
 
-    def end_offers(self, process: Process) -> None:
-        """Let the time pass for which nobody else is called."""
-        self.wait(OFFER_SECONDS)
+    def end_invitations(self) -> None:
+        """Let the time pass for which places are kept."""
+        self.wait(INVITATION_SECONDS)
 
     def half_open(self, **terms: Any) -> Process:
         process = self.process(**terms)

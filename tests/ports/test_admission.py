@@ -10,13 +10,15 @@ from llm_provider.adapters.memory_admission import MemoryAdmission
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.admission import (
-    FASTER,
-    FIRST_CALLED,
-    FIRST_SLOW_SECONDS,
+    DOUBLED_AFTER_SECONDS,
+    FIRST_INVITED,
+    FIRST_RATE,
+    INVITED_AHEAD_SECONDS,
     LATENESS_SECONDS,
     LEARNED_WAIT_SECONDS,
     LOOK_AGAIN_EACH_SECONDS,
     LOOK_AGAIN_SECONDS,
+    SLOWEST_RATE,
     TICKET_KEPT_SECONDS,
     Admission,
     AdmissionProtocol,
@@ -26,6 +28,7 @@ from llm_provider.admission import (
     CallReport,
     Obstacle,
     ProviderLoad,
+    learned_rate,
 )
 from llm_provider.config import RateLimit, VendorSettings
 from llm_provider.errors import AdmissionUnavailable
@@ -587,10 +590,10 @@ def test_who_waits_for_a_slot_has_had_its_turn(stage: Stage) -> None:
     assert process.ask().wait_seconds == about(0.5)
 
 
-# --- who sleeps until it is called
+# --- who sleeps until it is invited
 
 
-def test_who_sleeps_is_called_as_soon_as_a_place_is_free(stage: Stage) -> None:
+def test_who_sleeps_is_invited_as_soon_as_a_place_is_free(stage: Stage) -> None:
     """By whoever makes room, in the order of asking, one for each place, which is kept for it."""
     one, other = stage.process(max_concurrent_calls=2), stage.process(max_concurrent_calls=2)
     running = [one.begin(), one.begin()]
@@ -607,33 +610,49 @@ def test_who_sleeps_is_called_as_soon_as_a_place_is_free(stage: Stage) -> None:
     assert one.settle("sleeps-1", GOOD) == ["comes-by"]
 
 
-def test_who_was_called_and_does_not_come_is_called_again(stage: Stage) -> None:
-    """Its message may have got lost; a moment's patience, and nobody behind it is called in its stead."""
+def test_a_place_is_kept_for_who_was_invited_for_a_moment(stage: Stage) -> None:
+    """Its message takes its time, or has got lost: then it is the ledger that sends it again."""
     process = stage.process(max_concurrent_calls=1)
     running = process.begin()
-    for name in ("lost", "second"):
+    for name in ("late", "second"):
         process.ask(name, can_sleep=True)
-    assert process.settle(running, GOOD) == ["lost"]
-    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.settle(running, GOOD) == ["late"]
+    assert process.admission.invite_next(OPENAI.provider) == []
     assert process.ask("second", can_sleep=True).sleeps
-    stage.end_offers(process)
-    assert process.admission.call_next(OPENAI.provider) == ["lost"]
-    assert process.ask("lost", can_sleep=True).obstacle is None
-    assert process.settle("lost", GOOD) == ["second"]
+    stage.end_invitations()
+    assert process.admission.invite_next(OPENAI.provider) == ["second"]
+    assert process.ask("late", can_sleep=True).obstacle is None
 
 
-def test_messages_that_take_long_keep_nobody_from_a_place(stage: Stage) -> None:
-    """Whoever comes first in the line has it, called or not, so that busy workers are no reason for it to stay free."""
+def test_who_comes_late_still_stands_before_those_behind_it(stage: Stage) -> None:
+    """Whoever was invited in its stead has the place, and it has the next one."""
     process = stage.process(max_concurrent_calls=1)
     running = process.begin()
-    for name in ("first", "second"):
+    for name in ("late", "second", "third"):
         process.ask(name, can_sleep=True)
-    assert process.settle(running, GOOD) == ["first"]
-    stage.end_offers(process)
-    assert process.ask("first", can_sleep=True).obstacle is None
+    process.settle(running, GOOD)
+    stage.end_invitations()
+    process.admission.invite_next(OPENAI.provider)
+    assert process.ask("second", can_sleep=True).obstacle is None
+    assert process.ask("late", can_sleep=True).sleeps
+    assert process.settle("second", GOOD) == ["late"]
 
 
-def test_who_is_called_and_meets_a_hold_lets_the_next_one_come(stage: Stage) -> None:
+def test_nobody_waits_for_guests_that_do_not_come(stage: Stage) -> None:
+    """Their workers are dead, or busy with another provider: whoever is there has the places."""
+    process = stage.process(max_concurrent_calls=2)
+    running = [process.begin(), process.begin()]
+    for number in range(5):
+        process.ask(f"sleeps-{number}", can_sleep=True)
+    for call_id in running:
+        process.settle(call_id, GOOD)
+    assert process.ask("is-there").obstacle is Obstacle.CONCURRENCY
+    process.admission.leave(OPENAI, "is-there")
+    stage.end_invitations()
+    assert obstacles([process.ask() for _ in range(3)]) == {None: 2, Obstacle.CONCURRENCY: 1}
+
+
+def test_who_is_invited_and_meets_a_hold_lets_the_next_one_come(stage: Stage) -> None:
     """Its place would be of no use while the vendor wants its model left alone."""
     process = stage.process(max_concurrent_calls=1, chance=0.0)
     running, refused = process.begin(), process.ids()
@@ -643,13 +662,13 @@ def test_who_is_called_and_meets_a_hold_lets_the_next_one_come(stage: Stage) -> 
     process.settle(refused, UNKNOWN, hold_seconds=20.0)
     assert process.settle(running, GOOD) == ["held"]
     told = process.ask("held", has_turn=True, can_sleep=True)
-    assert (told.obstacle, told.called) == (Obstacle.VENDOR_HOLD, ("held-too",))
-    assert process.ask("held-too", has_turn=True, can_sleep=True).called == ("other-model",)
+    assert (told.obstacle, told.invited) == (Obstacle.VENDOR_HOLD, ("held-too",))
+    assert process.ask("held-too", has_turn=True, can_sleep=True).invited == ("other-model",)
     assert process.ask("other-model", SAME_PROVIDER, can_sleep=True).obstacle is None
 
 
 def test_who_is_asleep_and_who_is_awake_stand_in_one_line(stage: Stage) -> None:
-    """Whoever asked first has the place, whether it is called or comes by itself."""
+    """Whoever asked first has the place, whether it is invited or comes by itself."""
     process = stage.process(max_concurrent_calls=1)
     running = process.begin()
     assert process.ask("awake").obstacle is Obstacle.CONCURRENCY
@@ -659,7 +678,7 @@ def test_who_is_asleep_and_who_is_awake_stand_in_one_line(stage: Stage) -> None:
     assert process.settle("awake", GOOD) == ["asleep"]
 
 
-def test_who_asks_finds_others_to_be_called(stage: Stage) -> None:
+def test_who_asks_finds_others_to_be_invited(stage: Stage) -> None:
     """A place that lapsed, with its process, belongs to the head of the line."""
     terms = {"max_concurrent_calls": 1, "lease_seconds": SHORT}
     dead, alive = stage.process(**terms), stage.process(**terms)
@@ -667,7 +686,7 @@ def test_who_asks_finds_others_to_be_called(stage: Stage) -> None:
     alive.ask("sleeps", can_sleep=True)
     stage.wait(SHORT)
     told = alive.ask("comes-by", can_sleep=True)
-    assert (told.sleeps, told.called) == (True, ("sleeps",))
+    assert (told.sleeps, told.invited) == (True, ("sleeps",))
     assert alive.ask("sleeps", can_sleep=True).obstacle is None
 
 
@@ -694,7 +713,7 @@ def test_who_leaves_makes_room_for_the_next(stage: Stage) -> None:
 
 
 def test_an_open_circuit_is_slept_through(stage: Stage) -> None:
-    """Then one is called to probe, the next when that went well, and all when it is closed."""
+    """Then one is invited to probe, the next when that went well, and all when it is closed."""
     process = stage.process()
     process.break_circuit()
     told = process.ask("first", can_sleep=True)
@@ -702,29 +721,29 @@ def test_an_open_circuit_is_slept_through(stage: Stage) -> None:
     assert told.wait_seconds == about(SHORT + LOOK_AGAIN_SECONDS)
     for name in ("second", "third", "fourth"):
         process.ask(name, can_sleep=True)
-    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.admission.invite_next(OPENAI.provider) == []
     stage.wait(SHORT)
-    assert process.admission.call_next(OPENAI.provider) == ["first"]
-    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.admission.invite_next(OPENAI.provider) == ["first"]
+    assert process.admission.invite_next(OPENAI.provider) == []
     assert process.ask("first", can_sleep=True).is_probe
     assert process.ask("comes-by", can_sleep=True).sleeps
     assert process.settle("first", GOOD, is_probe=True) == ["second"]
     assert process.ask("second", can_sleep=True).is_probe
     assert process.settle("second", GOOD, is_probe=True) == ["third", "fourth", "comes-by"]
-    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.admission.invite_next(OPENAI.provider) == []
 
 
-def test_a_circuit_that_opens_again_calls_nobody(stage: Stage) -> None:
+def test_a_circuit_that_opens_again_invites_nobody(stage: Stage) -> None:
     """Whoever waits goes on waiting."""
     process = stage.process()
     process.break_circuit()
     for name in ("first", "second"):
         process.ask(name, can_sleep=True)
     stage.wait(SHORT)
-    process.admission.call_next(OPENAI.provider)
+    process.admission.invite_next(OPENAI.provider)
     process.ask("first", can_sleep=True)
     assert process.settle("first", BAD, is_probe=True) == []
-    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.admission.invite_next(OPENAI.provider) == []
 
 
 def test_who_has_no_time_for_an_open_circuit_is_told_so(stage: Stage) -> None:
@@ -737,32 +756,45 @@ def test_who_has_no_time_for_an_open_circuit_is_told_so(stage: Stage) -> None:
 
 
 def test_behind_a_closed_circuit_they_come_slowly_first(stage: Stage) -> None:
-    """Five in the first second, and twice as many in each further one; nobody is called twice."""
+    """Five in the first second, and twice as many in each further one; nobody is invited twice."""
     process = stage.process()
     process.break_circuit()
     for number in range(60):
         process.ask(f"sleeps-{number:02}", can_sleep=True)
     process.admission.release(OPENAI.provider)
-    called = [*process.admission.call_next(OPENAI.provider)]
-    first = len(called)
+    invited = [*process.admission.invite_next(OPENAI.provider)]
+    first = len(invited)
     for _ in range(40):
         stage.wait(0.1)
-        called += process.admission.call_next(OPENAI.provider)
-        if len(called) == 60:
+        invited += process.admission.invite_next(OPENAI.provider)
+        if len(invited) == 60:
             break
-    assert first == FIRST_CALLED
-    assert called == [f"sleeps-{number:02}" for number in range(60)]
+    assert first == FIRST_INVITED
+    assert invited == [f"sleeps-{number:02}" for number in range(60)]
 
 
-def test_behind_a_closed_circuit_places_are_limited_all_the_same(stage: Stage) -> None:
-    """As many are called as there are places."""
-    process = stage.process(max_concurrent_calls=2)
+@pytest.mark.parametrize(("limit", "first"), [(2, 2), (50, FIRST_INVITED)])
+def test_behind_a_closed_circuit_places_are_limited_all_the_same(stage: Stage, limit: int, first: int) -> None:
+    """As many are invited as there are places, and no more than without a limit."""
+    process = stage.process(max_concurrent_calls=limit)
     process.break_circuit()
-    for number in range(4):
+    for number in range(8):
         process.ask(f"sleeps-{number}", can_sleep=True)
     process.admission.release(OPENAI.provider)
-    assert process.admission.call_next(OPENAI.provider) == ["sleeps-0", "sleeps-1"]
-    assert process.admission.call_next(OPENAI.provider) == []
+    assert process.admission.invite_next(OPENAI.provider) == [f"sleeps-{number}" for number in range(first)]
+    assert process.admission.invite_next(OPENAI.provider) == []
+
+
+def test_while_all_places_are_taken_nobody_is_invited_to_probe(stage: Stage) -> None:
+    """It could not, and would be invited again and again."""
+    process = stage.process(max_concurrent_calls=1)
+    process.begin()
+    process.break_circuit_by_others()
+    process.ask("sleeps", can_sleep=True)
+    stage.wait(SHORT)
+    assert process.admission.invite_next(OPENAI.provider) == []
+    told = process.ask("sleeps", can_sleep=True)
+    assert (told.obstacle, told.sleeps, told.invited) == (Obstacle.CONCURRENCY, True, ())
 
 
 def test_a_forgotten_call_is_not_renewed(stage: Stage) -> None:
@@ -776,7 +808,7 @@ def test_a_forgotten_call_is_not_renewed(stage: Stage) -> None:
 
 
 def test_the_load_of_a_provider_is_seen_by_all(stage: Stage) -> None:
-    """What runs, or is about to, and what waits to be called; of other providers nothing."""
+    """What runs, or is about to, and what waits to be invited; of other providers nothing."""
     one, other = stage.process(max_concurrent_calls=1), stage.process(max_concurrent_calls=1)
     one.begin()
     for number in range(3):
@@ -837,31 +869,34 @@ def test_who_was_late_passes_when_it_comes_again(stage: Stage) -> None:
 
 
 def test_a_model_whose_calls_are_turned_away_is_asked_more_slowly(stage: Stage) -> None:
-    """By all processes, one call after the other; twice as slowly when that is still too fast."""
+    """By all processes, one call after the other; other models are not."""
     one, other = stage.process(), stage.process()
     one.call(UNKNOWN, turned_away=True)
-    told = [other.ask() for _ in range(3)]
+    told = [other.ask() for _ in range(2)]
     assert {each.obstacle for each in told} == {Obstacle.VENDOR_HOLD}
-    assert [each.wait_seconds for each in told] == [about(FIRST_SLOW_SECONDS * number) for number in (1, 2, 3)]
+    assert [each.wait_seconds for each in told] == [about(number / FIRST_RATE) for number in (1, 2)]
     assert other.ask(target=SAME_PROVIDER).obstacle is None
-    assert other.admission.load(OPENAI.provider).slowed_models == {OPENAI.model: FIRST_SLOW_SECONDS}
-    stage.wait(FIRST_SLOW_SECONDS)
-    one.call(UNKNOWN, turned_away=True)
-    assert one.admission.load(OPENAI.provider).slowed_models == {OPENAI.model: 2 * FIRST_SLOW_SECONDS}
+    assert slowed(other) == about_exactly(1 / FIRST_RATE)
 
 
-def test_it_is_asked_no_more_slowly_than_that(stage: Stage) -> None:
-    """However often it refuses."""
+def slowed(process: Process) -> float | None:
+    """Seconds between two calls."""
+    return process.admission.load(OPENAI.provider).slowed_models.get(OPENAI.model)
+
+
+def refuse(stage: Stage, process: Process) -> None:
+    """The next call that may be made is turned away."""
+    call_id = process.ids()
+    stage.grant(process, call_id)
+    process.settle(call_id, UNKNOWN, turned_away=True)
+
+
+def test_a_call_that_is_refused_makes_it_slower_by_a_part(stage: Stage) -> None:
+    """As slow as that was at which it was refused, and a third more."""
     process = stage.process()
-    for _ in range(12):
-        call_id = process.ids()
-        stage.grant(process, call_id)
-        process.settle(call_id, UNKNOWN, turned_away=True)
-        if process.admission.load(OPENAI.provider).slowed_models[OPENAI.model] > 1:
-            process.admission.release(OPENAI.provider)
-            break
-    assert process.admission.load(OPENAI.provider).slowed_models == {}
-    assert process.ask().obstacle is None
+    refuse(stage, process)
+    refuse(stage, process)
+    assert slowed(process) == pytest.approx(1 / FIRST_RATE / 0.7, rel=0.15)
 
 
 def test_refusals_of_calls_that_ran_together_count_once(stage: Stage) -> None:
@@ -870,27 +905,112 @@ def test_refusals_of_calls_that_ran_together_count_once(stage: Stage) -> None:
     calls = [process.begin() for _ in range(20)]
     for call_id in calls:
         process.settle(call_id, UNKNOWN, turned_away=True)
-    assert process.admission.load(OPENAI.provider).slowed_models == {OPENAI.model: FIRST_SLOW_SECONDS}
+    assert slowed(process) == about_exactly(1 / FIRST_RATE)
 
 
-def test_each_call_that_is_granted_makes_it_faster(stage: Stage) -> None:
-    """So the vendor's own limit is found, and a moment's trouble is soon forgotten."""
+def test_calls_make_it_faster(stage: Stage) -> None:
+    """So the vendor's own limit is found; time in which nobody calls tells nothing."""
+    process = stage.process()
+    refuse(stage, process)
+    stage.wait(1.2)
+    process.begin()
+    once = slowed(process)
+    assert once is not None
+    assert 1 / FIRST_RATE > once >= 1 / (FIRST_RATE * 2 ** (1.1 / DOUBLED_AFTER_SECONDS))
+    stage.grant(process, "another")
+    assert slowed(process) < once  # type: ignore[operator] # It is slowed.
+
+
+def test_what_was_learned_is_forgotten_when_it_holds_nobody_back(stage: Stage) -> None:
+    """An operator's release, too."""
+    process = stage.process()
+    refuse(stage, process)
+    process.admission.release(OPENAI.provider)
+    assert (slowed(process), process.ask().obstacle) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("refused_rate", "seconds", "rate"),
+    [
+        (0.0, 0.0, FIRST_RATE),
+        (0.0, 3 * DOUBLED_AFTER_SECONDS, 8 * FIRST_RATE),
+        (10.0, 0.0, 7.0),
+        (10.0, 3.0, 10.0),
+        (10.0, 6.0, 13.0),
+        (1.0, 30.0, 1.0),
+        (0.1, 0.0, SLOWEST_RATE),
+    ],
+)
+def test_the_rate_that_is_learned(refused_rate: float, seconds: float, rate: float) -> None:
+    """Doubled until a call is refused; then a part less, back after thirty calls or three seconds, and beyond."""
+    assert learned_rate(refused_rate, seconds) == pytest.approx(rate)
+
+
+def test_who_would_wait_for_long_sleeps_and_is_invited(stage: Stage) -> None:
+    """A moment before it may come, in the order of asking, and no more of them than may come then."""
+    process = stage.process()
+    process.call(UNKNOWN, turned_away=True)
+    told = [process.ask(f"asks-{number}", can_sleep=True) for number in range(10)]
+    awake = [f"asks-{number}" for number in range(10) if not told[number].sleeps]
+    assert len(awake) == 2
+    assert [each.obstacle for each in told] == [Obstacle.VENDOR_HOLD] * 10
+    assert process.admission.load(OPENAI.provider).waiting == 8
+    assert process.ask("comes-by").wait_seconds >= LEARNED_WAIT_SECONDS / 2
+    assert process.admission.invite_next(OPENAI.provider) == []
+    stage.wait(2 / FIRST_RATE)
+    invited = [*process.admission.invite_next(OPENAI.provider)]
+    assert invited == [f"asks-{number}" for number in range(2, 2 + len(invited))]
+    assert 1 <= len(invited) <= 1 + FIRST_RATE * INVITED_AHEAD_SECONDS
+    assert process.admission.invite_next(OPENAI.provider) == []
+
+
+def test_who_was_refused_comes_back_to_where_it_stood(stage: Stage) -> None:
+    """Before those who asked later, and with its place in the line kept over its wait."""
+    process = stage.process()
+    first, refused = process.begin(), process.begin()
+    process.settle(first, UNKNOWN, turned_away=True)
+    for number in range(6):
+        process.ask(f"asks-{number}", can_sleep=True)
+    process.settle(refused, UNKNOWN, turned_away=True)
+    stage.grant(process, refused)
+    assert process.ask("asks-5", can_sleep=True).sleeps
+
+
+def test_who_sleeps_for_a_pace_is_invited_to_probe(stage: Stage) -> None:
+    """When nobody else is there to find out that the provider is well."""
     process = stage.process()
     process.call(UNKNOWN, turned_away=True)
     for number in range(6):
-        stage.grant(process, f"call-{number}")
-        process.settle(f"call-{number}", GOOD)
-    slowed = process.admission.load(OPENAI.provider).slowed_models
-    assert slowed == {OPENAI.model: pytest.approx(FIRST_SLOW_SECONDS * FASTER**6)}
+        process.ask(f"asks-{number}", can_sleep=True)
+    process.break_circuit_by_others()
+    assert process.admission.invite_next(OPENAI.provider) == []
+    stage.wait(SHORT + 2 / FIRST_RATE)
+    invited = [*process.admission.invite_next(OPENAI.provider)]
+    assert len(invited) == 1
+    assert process.admission.invite_next(OPENAI.provider) == []
 
 
-def test_a_guess_keeps_nobody_back_for_long(stage: Stage) -> None:
-    """However many wait for it: the vendor may be well again, which only calls find out."""
+def test_who_is_invited_and_over_keeps_nobody_waiting(stage: Stage) -> None:
+    """Whoever leaves while it sleeps is not invited."""
     process = stage.process()
     process.call(UNKNOWN, turned_away=True)
-    waits = [process.ask(patience_seconds=0.1).wait_seconds for _ in range(200)]
-    assert max(waits) <= LEARNED_WAIT_SECONDS
-    stage.grant(process, "comes")
+    for number in range(5):
+        process.ask(f"asks-{number}", can_sleep=True)
+    for number in range(2, 4):
+        process.admission.leave(OPENAI, f"asks-{number}")
+    stage.wait(2 / FIRST_RATE)
+    assert process.admission.invite_next(OPENAI.provider) == ["asks-4"]
+
+
+def test_a_hold_beyond_the_patience_is_not_slept_through(stage: Stage) -> None:
+    """Its caller hears at once when the vendor may be asked again."""
+    process = stage.process()
+    process.call(UNKNOWN, turned_away=True, hold_seconds=60.0)
+    told = process.ask("hurries", can_sleep=True, patience_seconds=30.0)
+    assert (told.obstacle, told.sleeps, told.wait_seconds) == (Obstacle.VENDOR_HOLD, False, about(60.0))
+    told = process.ask("waits", can_sleep=True)
+    assert (told.sleeps, told.wait_seconds) == (True, about(60.0 + LOOK_AGAIN_SECONDS))
+    assert process.admission.invite_next(OPENAI.provider) == []
 
 
 def test_a_limit_that_is_configured_holds_beside_what_was_learned(stage: Stage) -> None:
@@ -938,7 +1058,7 @@ def test_an_outage_is_told_as_such(admission: AdmissionProtocol) -> None:
         lambda: admission.breaker(OPENAI.provider),
         lambda: admission.load(OPENAI.provider),
         lambda: admission.release(OPENAI.provider),
-        lambda: admission.call_next(OPENAI.provider),
+        lambda: admission.invite_next(OPENAI.provider),
     ):
         with pytest.raises(AdmissionUnavailable) as error:
             ask()
@@ -965,26 +1085,41 @@ def test_every_key_is_ours_and_expires(on_redis: Stage, redis_client: Redis, key
     process.begin()
     process.settle("never-asked", UNKNOWN)
     on_redis.process(max_concurrent_calls=1).admission.leave(OPENAI, "nobody")
-    half_open_elsewhere = on_redis.process(max_concurrent_calls=1)
-    half_open_elsewhere.begin(ANTHROPIC)
-    assert half_open_elsewhere.ask("waits", ANTHROPIC).obstacle is Obstacle.CONCURRENCY
-    assert half_open_elsewhere.ask("sleeps", ANTHROPIC, can_sleep=True).sleeps
-    half_open_elsewhere.admission.release(ANTHROPIC.provider)
-    assert on_redis.process().admission.call_next(ANTHROPIC.provider) == ["sleeps"]
+    elsewhere = on_redis.process(max_concurrent_calls=1)
+    running = elsewhere.begin(ANTHROPIC)
+    assert elsewhere.ask("waits", ANTHROPIC).obstacle is Obstacle.CONCURRENCY
+    assert elsewhere.ask("sleeps", ANTHROPIC, can_sleep=True).sleeps
+    elsewhere.admission.release(ANTHROPIC.provider)
+    elsewhere.settle(running, GOOD, ANTHROPIC)
+    lives = lives_of(redis_client, key_prefix)
+    on_redis.wait(LATENESS_SECONDS + 0.1)
+    assert elsewhere.admission.invite_next(ANTHROPIC.provider) == ["sleeps"]
     assert process.ask("sleeps", has_turn=True, is_late=True, can_sleep=True).sleeps
     other = on_redis.process()
     other.call(UNKNOWN, ANTHROPIC, turned_away=True)
-    names = {str(key) for key in redis_client.scan_iter(f"{key_prefix}*")}
-    kinds = {name.removeprefix(f"{key_prefix}admission:").split(":")[0] for name in names}
-    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "asleep", "flow", "ticket"} | {
-        "offers",
-        "slowed",
-    }
-    lives = {name: redis_client.pttl(name) for name in names}
-    assert all(0 < life <= 2 * 3_600_000 for life in lives.values()), lives
+    for number in range(4):
+        other.ask(f"paced-{number}", ANTHROPIC, can_sleep=True)
+    lives |= lives_of(redis_client, key_prefix)
     assert lives[f"{key_prefix}admission:ticket:anthropic:waits"] == pytest.approx(
-        TICKET_KEPT_SECONDS * 1000, abs=SLACK * 1000
+        (LONG + TICKET_KEPT_SECONDS) * 1000, abs=1000
     )
+    on_redis.end_invitations()
+    elsewhere.admission.invite_next(ANTHROPIC.provider)
+    lives |= lives_of(redis_client, key_prefix)
+    kinds = {name.removeprefix(f"{key_prefix}admission:").split(":")[0] for name in lives}
+    assert kinds == {"breaker", "pace", "held", "slots", "line", "due", "asleep", "flow", "ticket"} | {
+        "invited",
+        "unheard",
+        "slowed",
+        "paced",
+        "models",
+    }
+    assert all(0 < life <= 2 * 3_600_000 for life in lives.values()), lives
+
+
+def lives_of(redis_client: Redis, key_prefix: str) -> dict[str, int]:
+    """Milliseconds until each key expires."""
+    return {str(key): redis_client.pttl(key) for key in redis_client.scan_iter(f"{key_prefix}*")}
 
 
 def test_without_limits_a_healthy_provider_leaves_nothing_in_redis(

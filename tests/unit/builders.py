@@ -147,7 +147,7 @@ class ScriptedAdmission:
     renewals: int = 0
     view: BreakerView = field(default_factory=BreakerView)
     at_provider: ProviderLoad = field(default_factory=ProviderLoad)
-    called: tuple[str, ...] = ()
+    invited: tuple[str, ...] = ()
     forgotten: list[str] = field(default_factory=list)
     is_granting: bool = False
     released: list[LLMProviderType] = field(default_factory=list)
@@ -164,24 +164,24 @@ class ScriptedAdmission:
     def settle(self, target: ComparisonTarget, call_id: str, report: CallReport) -> Settled:
         self._answer_or_fail()
         self.settled.append(dict(vars(report)))
-        return Settled(self.called, self.is_granting)
+        return Settled(self.invited, self.is_granting)
 
     def leave(self, target: ComparisonTarget, call_id: str) -> Sequence[str]:
         self._answer_or_fail()
         self.left.append(call_id)
-        return self.called
+        return self.invited
 
     def forget(self, call_id: str) -> None:
         self.forgotten.append(call_id)
 
-    def call_next(self, provider: LLMProviderType) -> Sequence[str]:
+    def invite_next(self, provider: LLMProviderType) -> Sequence[str]:
         self._answer_or_fail()
-        return self.called
+        return self.invited
 
     def renew(self) -> Sequence[str]:
         self._answer_or_fail()
         self.renewals += 1
-        return self.called
+        return self.invited
 
     def breaker(self, provider: LLMProviderType) -> BreakerView:
         self._answer_or_fail()

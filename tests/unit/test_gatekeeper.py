@@ -93,7 +93,7 @@ def test_without_redis_everything_is_admitted() -> None:
     stage.clock.advance(2 * BLIND_SECONDS)
     assert stage.gatekeeper.load(LLMProviderType.OPENAI) == ProviderLoad()
     stage.clock.advance(2 * BLIND_SECONDS)
-    stage.gatekeeper.call_next(LLMProviderType.OPENAI)
+    stage.gatekeeper.invite_next(LLMProviderType.OPENAI)
     assert stage.bell.woken == []
     stage.clock.advance(2 * BLIND_SECONDS)
     assert not stage.gatekeeper.release(LLMProviderType.OPENAI)
@@ -130,17 +130,17 @@ def test_what_cannot_be_told_is_not_held_any_longer() -> None:
 def test_whoever_may_come_now_is_woken() -> None:
     """Each operation that makes room tells for whom."""
     stage = Stage(lease_seconds=0.04)
-    stage.admission.called = ("next",)
-    stage.admission.answers = [Admission(called=("asked",))]
+    stage.admission.invited = ("next",)
+    stage.admission.answers = [Admission(invited=("asked",))]
     stage.ask()
     stage.gatekeeper.stop()
     stage.bell.woken.clear()
-    stage.admission.answers = [Admission(called=("asked",))]
+    stage.admission.answers = [Admission(invited=("asked",))]
 
     stage.ask()
     stage.gatekeeper.settle(TARGET, "call", CallReport())
     stage.gatekeeper.leave(TARGET, "call")
-    stage.gatekeeper.call_next(LLMProviderType.OPENAI)
+    stage.gatekeeper.invite_next(LLMProviderType.OPENAI)
 
     assert stage.bell.woken == ["asked", "next", "next", "next"]
 
@@ -149,8 +149,8 @@ def test_who_is_over_leaves_the_line_for_the_next() -> None:
     """It was revoked, or told that its deadline has passed, and would keep the others waiting for ever."""
     stage = Stage()
     stage.bell.over = ("revoked",)
-    stage.admission.answers = [Admission(called=("revoked", "alive"))]
-    stage.admission.called = ("next",)
+    stage.admission.answers = [Admission(invited=("revoked", "alive"))]
+    stage.admission.invited = ("next",)
 
     stage.ask()
 

@@ -1,48 +1,61 @@
 #!lua flags=allow-oom
--- KEYS breaker slots line due asleep offers flow pace ticket
+-- KEYS breaker slots line due asleep invited flow unheard pace ticket paced models slowed
 -- ARGV call_id lease_ms max_concurrent(0: any number) requests_per_minute tokens_per_minute(0: no limit) tokens
---   turn(0: none|1: reserved|2: late for it) patience_ms chance(0..1) can_sleep(0|1)
+--   turn(0: none|1: reserved|2: late for it) patience_ms chance(0..1) can_sleep(0|1) model
 -- -> {obstacle or '', wait_ms, turn, is_probe, epoch, now, sleeps(0|1), who may come now ...}
-local p, pace_key, ticket_key = provider_keys(), KEYS[8], KEYS[9]
-local call, lease_ms, limit = ARGV[1], number(ARGV[2]), number(ARGV[3])
+local p, pace_key, ticket_key, paced, models, slowed = provider_keys(), unpack(KEYS, 9)
+local call, lease_ms, limit, model = ARGV[1], number(ARGV[2]), number(ARGV[3]), ARGV[11]
 local tokens, turn, patience_ms, chance = number(ARGV[6]), number(ARGV[7]), number(ARGV[8]), number(ARGV[9])
 local can_sleep = ARGV[10] == '1'
 local now = now_ms()
 
-local function obstacle(name, wait_ms, sleeps, called)
-  return {name, math.ceil(wait_ms), turn, 0, '', tostring(now), sleeps and 1 or 0, unpack(called or {})}
+local function obstacle(name, wait_ms, sleeps, invited)
+  return {name, math.ceil(wait_ms), turn, 0, '', tostring(now), sleeps and 1 or 0, unpack(invited or {})}
 end
 
 local function ticket()
   return redis.call('ZSCORE', p.line, call) or redis.call('GET', ticket_key) or string.format('%.3f', now)
 end
 
--- Who has to wait for something else than its place keeps nobody else from it.
-local function step_aside(name, wait_ms)
-  local mine, called = ticket(), {}
-  if redis.call('ZSCORE', p.line, call) or redis.call('ZSCORE', p.slots, call) then
-    redis.call('SET', ticket_key, mine, 'PX', math.ceil(TICKET_KEPT_MS + wait_ms))
-    leave_line(p, call)
-    redis.call('ZREM', p.slots, call)
-    called = call_next(p, now, limit)
-  end
-  return obstacle(name, wait_ms, false, called)
-end
-
--- In the line it stands by when it first asked, however often it asks again.
-local function stand(key, until_ms)
+-- However often it asks, it stands where it stood when it first did.
+local function keep_ticket(wait_ms)
   local mine = ticket()
-  leave_line(p, call)
-  redis.call('SET', ticket_key, mine, 'PX', TICKET_KEPT_MS)
-  redis.call('ZADD', p.line, mine, call)
-  redis.call('ZADD', key, until_ms, call)
-  keep(p.line, until_ms - now + 60000)
-  keep(key, until_ms - now + 60000)
+  redis.call('SET', ticket_key, mine, 'PX', math.ceil(TICKET_KEPT_MS + wait_ms))
+  return mine
 end
 
--- It will be called. Should that get lost, it looks again after a while; all who wait do so now and then, not at once.
+-- Who has to wait for something else than its place keeps nobody else from it.
+local function step_aside(name, wait_ms, sleeps)
+  local invited = {}
+  for _, key in ipairs({p.line, p.slots, p.invited}) do
+    if redis.call('ZSCORE', key, call) then
+      keep_ticket(wait_ms)
+      leave_line(p, call)
+      redis.call('ZREM', p.slots, call)
+      invited = invite_next(p, now, limit)
+      break
+    end
+  end
+  return obstacle(name, wait_ms, sleeps, invited)
+end
+
+local function lie_down()
+  redis.call('ZADD', p.asleep, now + patience_ms, call)
+  keep(p.asleep, patience_ms + 60000)
+end
+
+local function stand()
+  local mine = keep_ticket(patience_ms)
+  leave_line(p, call)
+  redis.call('ZREM', paced, call)
+  redis.call('ZADD', p.line, mine, call)
+  keep(p.line, patience_ms + 60000)
+end
+
+-- It will be invited. Should that get lost, it looks again after a while; all who wait do so now and then, not at once.
 local function sleep()
-  stand(p.asleep, now + patience_ms)
+  stand()
+  lie_down()
   return LOOK_AGAIN_MS + LOOK_AGAIN_EACH_MS * redis.call('ZRANK', p.line, call)
 end
 
@@ -89,8 +102,8 @@ if turn == 0 and #pace.accounts > 0 then
   charge('at')
   turn = 1
   if wait_ms > 0 then return step_aside(whose_limit, wait_ms) end
-elseif held_ms > 0 then
-  -- Not paced by an account, those who wait are spread over some time behind the hold.
+elseif held_ms > 0 and not pace.slow_since then
+  -- Not paced by anything, those who wait are spread over some time behind the hold.
   return step_aside(whose_limit, held_ms + chance * math.min(60000, math.max(1000, held_ms / 5)))
 end
 if #pace.accounts > 0 then
@@ -106,34 +119,60 @@ if #pace.accounts > 0 then
   end
   if wait_ms > 0 then return step_aside(whose_limit, wait_ms) end
 end
--- A pace that was learned is a guess, which changes with each call that is granted: it gives no turns in advance. Who
--- does not pass looks again one after the other, but soon.
-if pace.slow > 0 and pace.learned_passed > now then
-  local wait_ms = math.max(pace.learned_passed, pace.learned_late) - now
-  if wait_ms < LEARNED_WAIT_MS then
-    write_pace(pace, 'learned_late', now + wait_ms + pace.slow, now + wait_ms + pace.slow)
-  else
-    wait_ms = LEARNED_WAIT_MS * (1 + chance) / 2
+if pace.slow_since then
+  -- What was learned is a guess, which changes with every call: it gives no turns in advance, but invites those who sleep.
+  local free_at = math.max(pace.learned, pace.hold)
+  local before = redis.call('ZCOUNT', paced, '-inf', '(' .. ticket())
+  if free_at > now or before > 0 then
+    local wait_ms = math.max(free_at, pace.awake) - now
+    if free_at - now >= patience_ms then return step_aside('vendor_hold', free_at - now) end
+    if before == 0 and wait_ms < AWAKE_MS then
+      write_pace(pace, 'awake', now + wait_ms + learned_interval(pace), now + wait_ms + learned_interval(pace))
+      keep_ticket(wait_ms)
+      redis.call('ZREM', paced, call)
+      redis.call('ZREM', p.asleep, call)
+      return step_aside('vendor_hold', wait_ms)
+    end
+    if not can_sleep then
+      return step_aside('vendor_hold', math.max(wait_ms, LEARNED_WAIT_MS * (1 + chance) / 2))
+    end
+    local told = step_aside('vendor_hold', 0, true)
+    local mine = keep_ticket(patience_ms)
+    lie_down()
+    redis.call('ZADD', paced, mine, call)
+    redis.call('SADD', models, model)
+    keep(paced, patience_ms + 60000)
+    keep(models, patience_ms + 60000)
+    told[2] = math.ceil(math.max(free_at - now, 0) + LOOK_AGAIN_MS + LOOK_AGAIN_EACH_MS * redis.call('ZRANK', paced, call))
+    return told
   end
-  return step_aside('vendor_hold', wait_ms)
 end
 
--- 3. A slot. It goes to whoever asked first, of those who are there or can be called.
-local called = {}
+-- 3. A slot. It goes to whoever asked first, of those who are there or can be invited.
+local invited = {}
 if limit > 0 then
   forget_absent(p, now)
   if not redis.call('ZSCORE', p.slots, call) then
     local free = limit - redis.call('ZCARD', p.slots)
-    local before = half_open and 0 or redis.call('ZCOUNT', p.line, '-inf', '(' .. ticket())
+    local before = 0
+    if number(redis.call('GET', p.unheard)) > now then
+      for _, awake in ipairs(redis.call('ZRANGE', p.due, 0, -1)) do
+        if number(redis.call('ZSCORE', p.line, awake)) < tonumber(ticket()) then before = before + 1 end
+      end
+    elseif not half_open and not redis.call('ZSCORE', p.invited, call) then
+      before = redis.call('ZCOUNT', p.line, '-inf', '(' .. ticket()) + redis.call('ZCARD', p.invited)
+    end
     if before >= free then
       turn = math.max(turn, 1)
       if can_sleep then
         local wait_ms = sleep()
-        return obstacle('concurrency', wait_ms, true, call_next(p, now, limit))
+        return obstacle('concurrency', wait_ms, true, invite_next(p, now, limit))
       end
       local wait_ms = math.min(1000, 50 + 100 * (before - math.max(0, free)) / limit)
-      stand(p.due, now + wait_ms + LATENESS_MS)
-      return obstacle('concurrency', wait_ms, false, call_next(p, now, limit))
+      stand()
+      redis.call('ZADD', p.due, now + wait_ms + LATENESS_MS, call)
+      keep(p.due, wait_ms + LATENESS_MS + 60000)
+      return obstacle('concurrency', wait_ms, false, invite_next(p, now, limit))
     end
   end
   redis.call('ZADD', p.slots, now + lease_ms, call)
@@ -142,12 +181,25 @@ end
 
 -- 4. It is made: from here on it counts, and who is the probe is the only one.
 leave_line(p, call)
-redis.call('DEL', ticket_key)
 charge('passed')
-if pace.slow > 0 then write_pace(pace, 'learned_passed', now + pace.slow, now + pace.slow) end
+if pace.slow_since then
+  redis.call('ZREM', paced, call)
+  pace.calling_ms = pace.calling_ms + math.min(now - pace.last_call, 2 * learned_interval(pace))
+  pace.learned = math.max(pace.learned, now - CAUGHT_UP_MS) + learned_interval(pace)
+  if learned_rate(pace) > FASTEST_RATE then
+    redis.call('HDEL', pace_key, 'slow_since', 'refused_rate', 'calling_ms', 'last_call', 'learned', 'awake', 'invited')
+    redis.call('HDEL', slowed, model)
+  else
+    write_pace(pace, 'calling_ms', pace.calling_ms, now + SLOW_KEPT_MS)
+    write_pace(pace, 'last_call', now, now + SLOW_KEPT_MS)
+    write_pace(pace, 'learned', pace.learned, now + SLOW_KEPT_MS)
+    redis.call('HSET', slowed, model, learned_interval(pace))
+    keep(slowed, SLOW_KEPT_MS)
+  end
+end
 if half_open then
   redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + lease_ms)
 elseif limit > 0 then
-  called = call_next(p, now, limit)
+  invited = invite_next(p, now, limit)
 end
-return {'', 0, 1, half_open and 1 or 0, b[4] or '', tostring(now), 0, unpack(called)}
+return {'', 0, 1, half_open and 1 or 0, b[4] or '', tostring(now), 0, unpack(invited)}

@@ -27,15 +27,16 @@ local function account(name, per_minute, stored, now)
   }
 end
 
--- What a model is held to: what is configured, what its vendor's refusals taught (`slow`, ms between two calls), and until
--- when its vendor asked to leave it alone. A rate of 0 is none.
+-- What a model is held to: what is configured, until when its vendor asked to leave it alone, and what its vendor's
+-- refusals taught: since `slow_since`, nil: nothing, its calls are spread (learned_rate in admission.py). A rate of 0 is
+-- none.
 local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   local stored, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
-  local pace = {key = key, now = now, accounts = {}, hold = number(stored.hold), slow = number(stored.slow),
-    slow_since = number(stored.slow_since), granted = number(stored.granted),
-    learned_passed = math.max(now, number(stored.learned_passed)),
-    learned_late = math.max(now, number(stored.learned_late))}
+  local pace = {key = key, now = now, accounts = {}, hold = number(stored.hold), granted = number(stored.granted),
+    slow_since = tonumber(stored.slow_since), refused_rate = number(stored.refused_rate),
+    calling_ms = number(stored.calling_ms), last_call = number(stored.last_call),
+    learned = number(stored.learned), awake = number(stored.awake), invited = number(stored.invited)}
   if requests_per_minute > 0 then
     pace.requests = account('requests', requests_per_minute, stored, now)
     table.insert(pace.accounts, pace.requests)
@@ -45,6 +46,18 @@ local function read_pace(key, now, requests_per_minute, tokens_per_minute)
     table.insert(pace.accounts, pace.tokens)
   end
   return pace
+end
+
+local function learned_rate(pace)
+  local seconds = pace.calling_ms / 1000
+  if pace.refused_rate == 0 then return FIRST_RATE * 2 ^ math.min(seconds / DOUBLED_AFTER_SECONDS, 20) end
+  local recovery = math.max(CALLS_TO_RECOVER / pace.refused_rate, LEAST_RECOVERY_SECONDS)
+  return math.max(SLOWEST_RATE, pace.refused_rate * (1 + BACK_OFF * (seconds / recovery - 1) ^ 3))
+end
+
+-- Milliseconds between two calls.
+local function learned_interval(pace)
+  return pace.slow_since and 1000 / learned_rate(pace) or 0
 end
 
 -- Kept until it tells nothing any more.
@@ -57,18 +70,19 @@ end
 
 -- KEYS in the order in which every script has them.
 local function provider_keys()
-  return {breaker = KEYS[1], slots = KEYS[2], line = KEYS[3], due = KEYS[4], asleep = KEYS[5], offers = KEYS[6],
-    flow = KEYS[7]}
+  return {breaker = KEYS[1], slots = KEYS[2], line = KEYS[3], due = KEYS[4], asleep = KEYS[5], invited = KEYS[6],
+    flow = KEYS[7], unheard = KEYS[8]}
 end
 
--- Who waits is in the line, by when it first asked, until it is admitted: awake, and then `due` says until when it is
--- expected back; or asleep, and then it is called, unless its time, its score in `asleep`, ends before. That it has been
--- called is an offer, for as long as its message may take; when it does not come it is called again.
+-- Who waits for a circuit or a place is in the line, by its ticket: when it first asked. It is awake, and then `due` says
+-- until when it is expected back; or asleep, and then it is invited, unless its time, its score in `asleep`, ends before.
+-- Who is invited leaves the line, and its place is kept for as long as its message may take. Should it come later, it
+-- still stands before whoever asked after it.
 local function leave_line(p, call)
   redis.call('ZREM', p.line, call)
   redis.call('ZREM', p.due, call)
   redis.call('ZREM', p.asleep, call)
-  redis.call('ZREM', p.offers, call)
+  redis.call('ZREM', p.invited, call)
 end
 
 local function forget_absent(p, now)
@@ -76,55 +90,85 @@ local function forget_absent(p, now)
     for _, call in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 500)) do leave_line(p, call) end
   end
   redis.call('ZREMRANGEBYSCORE', p.slots, '-inf', now)
-  redis.call('ZREMRANGEBYSCORE', p.offers, '-inf', now)
+  -- While those who are invited do not come, their workers being dead or busy, nobody who is there waits for them.
+  if redis.call('ZREMRANGEBYSCORE', p.invited, '-inf', now) > 0 then
+    redis.call('SET', p.unheard, now + UNHEARD_KEPT_MS, 'PX', UNHEARD_KEPT_MS)
+  end
 end
 
--- Of the first in the line those who are asleep and have not been called.
-local function sleepers(p, among_first, most)
-  local found = {}
-  if among_first <= 0 then return found end
-  for _, call in ipairs(redis.call('ZRANGE', p.line, 0, among_first - 1)) do
-    if #found >= most then break end
-    if redis.call('ZSCORE', p.asleep, call) and not redis.call('ZSCORE', p.offers, call) then
-      table.insert(found, call)
-    end
-  end
-  return found
+-- How many may be invited: `open` circuits and those that are probed let nobody come, and others one to probe.
+local function invitations_of_circuit(p, now)
+  local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'probe_until')
+  if not b[1] then return math.huge end
+  if number(b[1]) > now or (b[2] and number(b[3]) > now) then return 0 end
+  return math.max(0, 1 - redis.call('ZCARD', p.invited))
+end
+
+local function free_places(p, limit)
+  if limit == 0 then return math.huge end
+  return limit - redis.call('ZCARD', p.slots) - redis.call('ZCARD', p.invited)
 end
 
 -- Once a circuit has closed, those who wait come slowly first, and twice as many each second.
-local function flow(p, now)
+local function invitations_of_flow(p, now)
   local f = redis.call('HMGET', p.flow, 'second', 'allowed', 'left')
   local second, allowed, left = math.floor(now / 1000), number(f[2]), number(f[3])
   if not f[1] or second > number(f[1]) + 10 then
-    allowed, left = FIRST_CALLED, FIRST_CALLED
+    allowed, left = FIRST_INVITED, FIRST_INVITED
   elseif second > number(f[1]) then
-    allowed = math.min(2 * allowed, MOST_CALLED)
+    allowed = math.min(2 * allowed, MOST_INVITED)
     left = allowed
   end
-  local called = sleepers(p, redis.call('ZCARD', p.offers) + left + 20, left)
-  redis.call('HSET', p.flow, 'second', second, 'allowed', allowed, 'left', left - #called)
+  redis.call('HSET', p.flow, 'second', second, 'allowed', allowed, 'left', left)
   keep(p.flow, FLOW_KEPT_MS)
-  return called
+  return left
 end
 
--- Who is asleep and may come now: as many of the first as there are places that nobody uses, one to probe, or a flow of
--- them behind a circuit that has closed.
-local function call_next(p, now, limit)
+-- Who is asleep in the line and may come now. Those awake who stand before them come by themselves.
+local function invite_next(p, now, limit)
   forget_absent(p, now)
-  if redis.call('ZCARD', p.asleep) == 0 then return {} end
-  local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'probe_until')
-  local called, offer_ms = {}, OFFER_MS
-  if b[1] then
-    if number(b[1]) > now or (b[2] and number(b[3]) > now) then return {} end
-    if redis.call('ZCARD', p.offers) == 0 then called = sleepers(p, 20, 1) end
-  elseif limit > 0 then
-    local free = limit - redis.call('ZCARD', p.slots)
-    called = sleepers(p, free, free)
-  elseif redis.call('EXISTS', p.flow) == 1 then
-    called, offer_ms = flow(p, now), FLOW_OFFER_MS
+  local invited = {}
+  if redis.call('ZCARD', p.asleep) == 0 or redis.call('ZCARD', p.line) == 0 then return invited end
+  local of_circuit = invitations_of_circuit(p, now)
+  local most = math.min(of_circuit, free_places(p, limit))
+  local flows = of_circuit == math.huge and (limit == 0 or redis.call('EXISTS', p.flow) == 1)
+  if flows and most > 0 then most = math.min(most, invitations_of_flow(p, now)) end
+  if most <= 0 then return invited end
+  for _, call in ipairs(redis.call('ZRANGE', p.line, 0, most - 1)) do
+    if redis.call('ZSCORE', p.asleep, call) then
+      leave_line(p, call)
+      table.insert(invited, call)
+    end
   end
-  for _, call in ipairs(called) do redis.call('ZADD', p.offers, now + offer_ms, call) end
-  if #called > 0 then keep(p.offers, offer_ms + 1000) end
-  return called
+  if #invited == 0 then return invited end
+  if flows then redis.call('HINCRBY', p.flow, 'left', -#invited) end
+  if limit > 0 or of_circuit == 1 then
+    for _, call in ipairs(invited) do redis.call('ZADD', p.invited, now + INVITATION_MS, call) end
+    keep(p.invited, INVITATION_MS + 1000)
+  end
+  return invited
+end
+
+-- Who sleeps for what was learned about a model, `paced` by ticket, and may come soon.
+local function invite_paced(p, now, pace, paced, invited)
+  if redis.call('EXISTS', paced) == 0 then return invited end
+  local most = invitations_of_circuit(p, now)
+  local at = math.max(now, pace.hold, pace.learned, pace.awake, pace.invited)
+  local first, interval = at, math.max(LEAST_INTERVAL_MS, learned_interval(pace))
+  while most > 0 and at < now + INVITED_AHEAD_MS do
+    local head = redis.call('ZPOPMIN', paced)
+    if #head == 0 then break end
+    -- Others have left, or their time has ended.
+    if number(redis.call('ZSCORE', p.asleep, head[1])) > now then
+      leave_line(p, head[1])
+      table.insert(invited, head[1])
+      if most == 1 then
+        redis.call('ZADD', p.invited, now + INVITATION_MS, head[1])
+        keep(p.invited, INVITATION_MS + 1000)
+      end
+      at, most = at + interval, most - 1
+    end
+  end
+  if at > first then write_pace(pace, 'invited', at, at) end
+  return invited
 end

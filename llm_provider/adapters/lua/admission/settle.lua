@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- KEYS breaker slots line due asleep offers flow pace held slowed
+-- KEYS breaker slots line due asleep invited flow unheard pace held slowed ticket paced
 -- ARGV call_id health epoch('?': not known) is_probe(0|1) failures open_ms successes
 --   requests_per_minute tokens_per_minute(0: no limit) tokens_beyond_estimate hold_ms max_concurrent(0: any number)
 --   model turned_away(0|1) admitted_at
 -- -> {whether the vendor has granted calls to the model lately (0|1), who may come now ...}
-local p, pace_key, held, slowed = provider_keys(), KEYS[8], KEYS[9], KEYS[10]
+local p, pace_key, held, slowed, ticket, paced = provider_keys(), unpack(KEYS, 9)
 local call, health, limit = ARGV[1], ARGV[2], number(ARGV[12])
 local now, open_ms = now_ms(), number(ARGV[6])
 
@@ -50,37 +50,36 @@ elseif not b[1] and ARGV[4] == '0' and (ARGV[3] == '?' or ARGV[3] == (b[3] or ''
   if health == 'good' and b[5] then redis.call('HDEL', p.breaker, 'failures') end
 end
 
-local is_granting = 0
+local is_granting, invited = 0, invite_next(p, now, limit)
 local beyond, hold_ms, turned_away = number(ARGV[10]), number(ARGV[11]), ARGV[14] == '1'
+if turned_away then
+  -- It comes back to where it stood.
+  redis.call('SET', ticket, ARGV[15], 'NX', 'PX', TICKET_KEPT_MS)
+else
+  redis.call('DEL', ticket)
+end
 if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call('EXISTS', pace_key) == 1 then
   local pace = read_pace(pace_key, now, number(ARGV[8]), number(ARGV[9]))
 
-  -- What a vendor refuses again and again is asked more slowly, and what it grants a little faster: so its own limit is
-  -- found where nobody has configured it. Calls that began before the last refusal tell nothing new.
-  if health == 'good' and pace.slow > 0 then
+  if health == 'good' and pace.slow_since then
     pace.granted = now
     write_pace(pace, 'granted', now, now + SLOW_KEPT_MS)
   end
   if pace.granted > now - GRANTING_MS then is_granting = 1 end
-  if number(ARGV[15]) > pace.slow_since then
-    if turned_away then
-      pace.slow = math.min(SLOWEST_MS, math.max(FIRST_SLOW_MS, 2 * pace.slow))
-      write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS)
-      write_pace(pace, 'slow_since', now, now + SLOW_KEPT_MS)
-      write_pace(pace, 'learned_passed', now + pace.slow, now + pace.slow)
-      redis.call('HSET', slowed, ARGV[13], pace.slow)
-      keep(slowed, SLOW_KEPT_MS)
-    elseif health == 'good' and pace.slow > 0 then
-      pace.slow = pace.slow * FASTER
-      if pace.slow < FASTEST_MS then
-        redis.call('HDEL', pace_key, 'slow', 'learned_passed', 'learned_late')
-        redis.call('HDEL', slowed, ARGV[13])
-      else
-        write_pace(pace, 'slow', pace.slow, now + SLOW_KEPT_MS)
-        redis.call('HSET', slowed, ARGV[13], pace.slow)
-        keep(slowed, SLOW_KEPT_MS)
-      end
+  -- Calls that began before the last refusal tell nothing new.
+  if turned_away and number(ARGV[15]) > number(pace.slow_since) then
+    if pace.slow_since then
+      local rate = learned_rate(pace)
+      -- Refused before it was back where the last one was: the vendor grants less than then.
+      pace.refused_rate = rate < pace.refused_rate and rate * (1 - BACK_OFF / 2) or rate
     end
+    pace.slow_since, pace.calling_ms, pace.last_call = now, 0, now
+    pace.learned = now + learned_interval(pace)
+    for _, field in ipairs({'slow_since', 'refused_rate', 'calling_ms', 'last_call', 'learned'}) do
+      write_pace(pace, field, pace[field], now + SLOW_KEPT_MS)
+    end
+    redis.call('HSET', slowed, ARGV[13], learned_interval(pace))
+    keep(slowed, SLOW_KEPT_MS)
   end
 
   local a = pace.tokens
@@ -93,6 +92,7 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call(
 
   if hold_ms > 0 and now + hold_ms > pace.hold then
     local hold = now + hold_ms
+    pace.hold = hold
     write_pace(pace, 'hold', hold, hold)
     -- The list of what is held, for whoever looks.
     redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
@@ -105,5 +105,6 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call(
       write_pace(pace, each.name .. '_passed', math.max(each.passed, first), math.max(each.passed, first))
     end
   end
+  invite_paced(p, now, pace, paced, invited)
 end
-return {is_granting, unpack(call_next(p, now, limit))}
+return {is_granting, unpack(invited)}
