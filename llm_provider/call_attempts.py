@@ -28,6 +28,7 @@ from llm_provider.internal_models import (
     CallProgress,
     ComparisonTarget,
     ComparisonTexts,
+    FailedCall,
     Prompt,
     ProviderAnswer,
     ProviderCall,
@@ -103,7 +104,7 @@ class CallAttempts:
         self._failures, self._refusals = progress.failures, progress.turned_away
         self._has_turn, self._is_late = progress.has_turn, progress.is_late
         self._bill = progress.bill
-        self._last_error: ProviderError | None = None
+        self._last_error = progress.last_error()
         # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
         self._others_are_granted = False
         self._sleep = sleep
@@ -286,13 +287,14 @@ class CallAttempts:
             has_turn=self._has_turn,
             is_late=self._is_late,
             bill=self._bill,
+            last_failure=self._last_error and FailedCall.of(self._last_error),
         )
 
     def _seconds_left(self) -> float:
         """Until it must have ended; raises RequestExpired, or the error before, when nothing is left."""
         left = self._end - time.monotonic()
         if left <= 0:
-            expired = RequestExpired("The request's deadline passed before it had an outcome.")
+            expired = RequestExpired(outcomes.EXPIRED_MESSAGE)
             raise self._last_error or expired.billed(self._bill.token_usage, self._bill.cost_usd)
         return left
 

@@ -167,7 +167,7 @@ def test_a_long_wait_gives_the_thread_back() -> None:
     with pytest.raises(CallLater) as later:
         caller.compare(progress=WORKER)
 
-    assert (later.value.wait_seconds, later.value.progress) == (5.0, CallProgress(failures=2))
+    assert (later.value.wait_seconds, later.value.progress.failures) == (5.0, 2)
 
 
 def test_a_short_wait_after_a_long_call_gives_the_thread_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +409,39 @@ def test_the_vendors_error_outlives_an_open_circuit() -> None:
 
     with pytest.raises(ProviderServerError):
         caller.compare()
+
+
+def test_the_vendors_error_outlives_a_wait_without_a_thread() -> None:
+    """All that is told of it, with the bill, should no further call be possible in time."""
+    caller = Caller(retries=RetrySchedule(waits=(1.0,), resend_unanswered_calls=True))
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    error = RateLimited("no", retry_after_seconds=17, details={"http_status": 429})
+    caller.provider.answer = error.billed(usage, 0.5)
+    caller.provider.on_call = lambda: time.sleep(0.02)
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+    caller.admission.answers = [OPEN]
+
+    with pytest.raises(RateLimited, match="no") as failure:
+        caller.compare(seconds_left=60, progress=later.value.progress)
+
+    told = failure.value
+    assert (told.retry_after_seconds, told.details) == (17, {"http_status": 429})
+    assert told.notes == {"prompt_sha256": build_prompt(some_texts()).sha256}
+    assert 20 <= told.response_time_ms < 1000
+    assert (told.token_usage, told.cost_usd) == (usage, 0.5)
+
+
+def test_the_next_error_is_the_last_one() -> None:
+    """What went before it is told no more."""
+    caller = Caller()
+    caller.provider.answer = ProviderOverloaded("no", retry_after_seconds=17)
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+    caller.provider.answer = CallRefused("never")
+
+    with pytest.raises(CallRefused):
+        caller.compare(progress=later.value.progress)
 
 
 @pytest.mark.parametrize(
