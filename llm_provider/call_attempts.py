@@ -28,6 +28,7 @@ from llm_provider.internal_models import (
     CallProgress,
     ComparisonTarget,
     ComparisonTexts,
+    FailedCall,
     Prompt,
     ProviderAnswer,
     ProviderCall,
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 # What comes sooner is waited for in the thread; anything later gives the thread back.
 SHORT_WAIT_SECONDS = 2.0
+# After a longer run even a short wait gives it back: stopping a worker takes one long call, not one for each try.
+SHORT_RUN_SECONDS = 5.0
 # Vendors' rule of thumb for English, and what a verdict takes beside the prompt.
 CHARS_PER_TOKEN = 4
 ANSWER_TOKENS = 300
@@ -94,13 +97,14 @@ class CallAttempts:
         self._policy = policy
         self._request = request
         self._texts = texts
-        self._end = time.monotonic() + seconds_left
+        self._began = time.monotonic()
+        self._end = self._began + seconds_left
         self._can_come_back = progress is not None
         progress = progress or CallProgress()
         self._failures, self._refusals = progress.failures, progress.turned_away
         self._has_turn, self._is_late = progress.has_turn, progress.is_late
         self._bill = progress.bill
-        self._last_error: ProviderError | None = None
+        self._last_error = progress.last_error()
         # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
         self._others_are_granted = False
         self._sleep = sleep
@@ -113,7 +117,12 @@ class CallAttempts:
                 return self._verdict()
             except ProviderError as error:
                 self._last_error = error
-                self._pause(self._wait_after(error), error)
+                wait = self._wait_after(error)
+                self._pause(wait, error, is_long=self._makes_run_long(wait))
+
+    def _makes_run_long(self, wait: float) -> bool:
+        """Whether this claim would have held its thread for long by then; a synchronous call has another bound."""
+        return self._can_come_back and time.monotonic() - self._began + wait > SHORT_RUN_SECONDS
 
     def _verdict(self) -> Outcome:
         try:
@@ -143,6 +152,9 @@ class CallAttempts:
         admission, report = self._admitted(tokens), CallReport()
         try:
             allowed, started = min(self._policy.timeout_seconds, self._seconds_left()), time.monotonic()
+            if not self._can_come_back:
+                # Its caller is on the line: all calls together may take what one may.
+                self._end = min(self._end, started + self._policy.timeout_seconds)
             try:
                 answer = self._provider.compare(self._provider_call(prompt), timeout_seconds=allowed)
             except ProviderError as error:
@@ -275,13 +287,14 @@ class CallAttempts:
             has_turn=self._has_turn,
             is_late=self._is_late,
             bill=self._bill,
+            last_failure=self._last_error and FailedCall.of(self._last_error),
         )
 
     def _seconds_left(self) -> float:
-        """Until the request's deadline; raises RequestExpired when nothing is left."""
+        """Until it must have ended; raises RequestExpired, or the error before, when nothing is left."""
         left = self._end - time.monotonic()
         if left <= 0:
-            expired = RequestExpired("The request's deadline passed before it had an outcome.")
+            expired = RequestExpired(outcomes.EXPIRED_MESSAGE)
             raise self._last_error or expired.billed(self._bill.token_usage, self._bill.cost_usd)
         return left
 

@@ -20,7 +20,7 @@ worker_class = "gthread"
 workers = _settings.web_processes
 threads = _settings.web_threads
 loglevel = _settings.log_level.lower()
-# A synchronous call may last as long as a provider may; a rollout waits for it.
+# All calls for a synchronous request together may last as long as one may, after 2 s for its turn; a rollout waits.
 graceful_timeout = int(_settings.provider_timeout_seconds) + 10
 keepalive = 75
 # Its one path in the home directory would be shared by every gunicorn of this user.

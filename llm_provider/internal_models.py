@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.enums import EssayWinner, LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
+from llm_provider import errors
+from llm_provider.errors import ProviderError
 
 JUSTIFICATION_MAX_CHARS = 500
 
@@ -73,8 +75,47 @@ class Bill(BaseModel):
         )
 
 
+class FailedCall(BaseModel):
+    """What is to be told of a call that gave no verdict, should it have been the last one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    # The name of its class in errors.py, to which code and retryability belong.
+    kind: str
+    message: str
+    retry_after_seconds: float | None = None
+    details: dict[str, str | int | float | bool] = {}
+    notes: dict[str, JsonValue] = {}
+    response_time_ms: Annotated[int, Field(ge=0)] = 0
+
+    @classmethod
+    def of(cls, error: ProviderError) -> Self:
+        """Raises ValueError for an error that could not be read again: it must not break the next claim."""
+        told = cls(
+            kind=type(error).__name__,
+            message=error.message,
+            retry_after_seconds=error.retry_after_seconds,
+            details=error.details,
+            notes=dict(error.notes),
+            response_time_ms=error.response_time_ms,
+        )
+        return cls.model_validate_json(told.model_dump_json())
+
+    def error(self) -> ProviderError | None:
+        """The same error again, without what it cost; None when another version of this service knew its class."""
+        kind = getattr(errors, self.kind, None)
+        if not (isinstance(kind, type) and issubclass(kind, ProviderError)):
+            return None
+        error = kind(self.message, retry_after_seconds=self.retry_after_seconds, details=self.details).noted(self.notes)
+        error.response_time_ms = self.response_time_ms
+        return error
+
+
 class CallProgress(BaseModel):
-    """What a request that waits for its next call brings along."""
+    """What a request that waits for its next call brings along.
+
+    Stored without a version: a new field here, or in its parts, has a default, and older code passes it over.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,6 +127,12 @@ class CallProgress(BaseModel):
     is_late: bool = False
     # What those calls cost: a part of what the answer costs in the end.
     bill: Bill = Bill()
+    last_failure: FailedCall | None = None
+
+    def last_error(self) -> ProviderError | None:
+        """What its last call ended with, on it the bill of all; None when no call has failed."""
+        error = None if self.last_failure is None else self.last_failure.error()
+        return None if error is None else error.billed(self.bill.token_usage, self.bill.cost_usd)
 
 
 class Verdict(BaseModel):

@@ -35,8 +35,8 @@ class ClaimState(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """The answer to a claim: `request` unless LEFT; `texts`, `seconds_left` and `progress` when CLAIMED; `outcome`
-    when DECIDED."""
+    """The answer to a claim: `request` unless LEFT, `progress` unless LEFT or DECIDED; `texts` and `seconds_left` when
+    CLAIMED; `outcome` when DECIDED."""
 
     state: ClaimState
     request: QueuedRequest | None = None
@@ -325,8 +325,8 @@ class LedgerProtocol(Protocol):
         """The stored outcome of a request that is not yet delivered, else None."""
         ...
 
-    def pending(self, queue_id: str) -> QueuedRequest | None:
-        """The request, when it has no outcome yet, else None."""
+    def pending(self, queue_id: str) -> CallProgress | None:
+        """How far a request has come that has no outcome yet, else None."""
         ...
 
     def mark_delivered(self, decision: Decision) -> None:

@@ -79,14 +79,14 @@ class LLMOrchestratorImpl:
         self._check_topic(request.callback_topic)
         self._check_deadline(request.deadline_seconds)
         # Built once: whichever way it is answered, its time runs from here on.
-        started, stored, texts = time.monotonic(), self._stored(request, context, provider), _texts(request)
-        progress = CallProgress()
+        stored, texts, progress = self._stored(request, context, provider), _texts(request), CallProgress()
+        end = time.monotonic() + stored.deadline_seconds
         if self._may_answer_now(request, context, provider):
-            answer = self._answer_now(stored, texts)
+            answer = self._answer_now(stored, texts, end)
             if isinstance(answer, LLMComparisonResponse):
                 return answer
             progress = answer
-        return self._queue_request(stored, texts, progress, seconds_spent=time.monotonic() - started)
+        return self._queue_request(stored, texts, progress, end)
 
     def _provider(self, overrides: LLMConfigOverrides | None) -> LLMProviderProtocol:
         name = (overrides and overrides.provider_override) or self._policy.default_provider
@@ -113,22 +113,26 @@ class LLMOrchestratorImpl:
         wants_it = request.callback_topic is None and not context.prefers_async
         return wants_it and self._policy.sync_responses and self._caller.is_available(provider)
 
-    def _answer_now(self, stored: QueuedRequest, texts: ComparisonTexts) -> LLMComparisonResponse | CallProgress:
-        """The answer; or, when nothing was sent because its turn comes late, what the request brings to the queue."""
+    def _answer_now(
+        self, stored: QueuedRequest, texts: ComparisonTexts, end: float
+    ) -> LLMComparisonResponse | CallProgress:
+        """The answer; or, when nothing was sent because its turn comes late, what the request brings to the queue.
+
+        `end` is its deadline as time.monotonic() counts.
+        """
         with self._sync_threads.one() as is_free:
             if not is_free:
                 return CallProgress()
             try:
-                return build_response(stored, self._caller.compare(stored, texts, stored.deadline_seconds))
+                return build_response(stored, self._caller.compare(stored, texts, end - time.monotonic()))
             except NotAdmitted as late:
                 return CallProgress(has_turn=late.has_turn, is_late=late.is_late)
 
     def _queue_request(
-        self, queued: QueuedRequest, texts: ComparisonTexts, progress: CallProgress, *, seconds_spent: float
+        self, queued: QueuedRequest, texts: ComparisonTexts, progress: CallProgress, end: float
     ) -> Queued:
-        acceptance = self._ledger.accept(
-            queued, texts, progress=progress, seconds_left=max(0.0, queued.deadline_seconds - seconds_spent)
-        )
+        left = max(0.0, end - time.monotonic())
+        acceptance = self._ledger.accept(queued, texts, progress=progress, seconds_left=left)
         # From here on the ledger answers for it: should the dispatch fail, in whatever way, or this process die
         # before it, the sweeper of a worker dispatches it.
         try:

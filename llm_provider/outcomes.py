@@ -4,8 +4,10 @@ from datetime import datetime
 
 from llm_provider.callbacks import callback_event_id
 from llm_provider.errors import ComparisonError, RequestExpired
-from llm_provider.internal_models import ProviderAnswer
+from llm_provider.internal_models import CallProgress, ProviderAnswer
 from llm_provider.queue_models import Outcome, OutcomeError, OutcomeKind, OutcomeVerdict
+
+EXPIRED_MESSAGE = "The request's deadline passed before it had an outcome."
 
 
 def completed(queue_id: str, answer: ProviderAnswer, *, response_time_ms: int, at: datetime) -> Outcome:
@@ -30,7 +32,7 @@ def completed(queue_id: str, answer: ProviderAnswer, *, response_time_ms: int, a
 def failed(queue_id: str, error: ComparisonError, *, response_time_ms: int, at: datetime) -> Outcome:
     """There is no verdict, and this is why."""
     return Outcome(
-        kind=OutcomeKind.EXPIRED if isinstance(error, RequestExpired) else OutcomeKind.FAILED,
+        kind=_kind(error),
         event_id=callback_event_id(queue_id),
         completed_at=at,
         error=OutcomeError(
@@ -44,6 +46,21 @@ def failed(queue_id: str, error: ComparisonError, *, response_time_ms: int, at: 
         cost_estimate=error.cost_usd,
         notes=dict(error.notes),
     )
+
+
+def abandoned(queue_id: str, error: ComparisonError, progress: CallProgress, *, at: datetime) -> Outcome:
+    """It ends while no call is made: no time was spent in one, but those before it are paid.
+
+    What the last of them ended with says more than that the deadline has passed.
+    """
+    told = error.billed(progress.bill.token_usage, progress.bill.cost_usd)
+    if isinstance(error, RequestExpired):
+        told = progress.last_error() or told
+    return failed(queue_id, told, response_time_ms=0, at=at).model_copy(update={"kind": _kind(error)})
+
+
+def _kind(error: ComparisonError) -> OutcomeKind:
+    return OutcomeKind.EXPIRED if isinstance(error, RequestExpired) else OutcomeKind.FAILED
 
 
 def _details(error: ComparisonError) -> dict[str, str | int | float | bool]:

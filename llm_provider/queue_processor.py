@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 COMMIT_RETRY_SECONDS = 0.5
 POISONED_MESSAGE = "The request was given up: every worker that took it died."
-EXPIRED_MESSAGE = "The request's deadline passed before it had an outcome."
 
 
 class QueueProcessorImpl:
@@ -78,12 +77,15 @@ class QueueProcessorImpl:
         if claim.texts is not None:
             return self._run(claim, claim.request, claim.texts, holder)
         if claim.state is ClaimState.EXPIRED:
-            return self._commit(claim.request, _given_up(claim.request, RequestExpired(EXPIRED_MESSAGE)))
+            return self._abandon(claim.request, RequestExpired(outcomes.EXPIRED_MESSAGE), claim)
         if claim.state is ClaimState.POISONED:
             # Noted first: a crash in between leaves a dead letter too many, never one too few.
             self._ledger.note_poisoned(queue_id, POISONED_MESSAGE)
-            return self._commit(claim.request, _given_up(claim.request, RequestPoisoned(POISONED_MESSAGE)))
+            return self._abandon(claim.request, RequestPoisoned(POISONED_MESSAGE), claim)
         return Decision(claim.request, claim.outcome) if claim.outcome else None
+
+    def _abandon(self, request: QueuedRequest, error: ComparisonError, claim: Claim) -> Decision | None:
+        return self._commit(request, outcomes.abandoned(request.queue_id, error, claim.progress, at=utc_now()))
 
     def _run(self, claim: Claim, request: QueuedRequest, texts: ComparisonTexts, holder: str) -> Decision | None:
         # The lease lives until the outcome is stored, however long Redis is away in between.
@@ -162,7 +164,7 @@ class QueueProcessorImpl:
 
     def expire(self, queue_id: str) -> None:
         """OutcomeDelivererProtocol: the deadline has passed."""
-        decision = self._give_up(queue_id, RequestExpired(EXPIRED_MESSAGE))
+        decision = self._give_up(queue_id, RequestExpired(outcomes.EXPIRED_MESSAGE))
         if decision:
             log.info("request_expired", queue_id=queue_id)
             self._deliver(decision, self._gate.may_probe)
@@ -176,9 +178,10 @@ class QueueProcessorImpl:
             self._ledger.postpone(queue_id, attempted=False)
 
     def _give_up(self, queue_id: str, error: ComparisonError) -> Decision | None:
-        if self._ledger.pending(queue_id) is None:
+        progress = self._ledger.pending(queue_id)
+        if progress is None:
             return None
-        decision = self._ledger.commit(queue_id, outcomes.failed(queue_id, error, response_time_ms=0, at=utc_now()))
+        decision = self._ledger.commit(queue_id, outcomes.abandoned(queue_id, error, progress, at=utc_now()))
         return decision if decision and decision.mine else None
 
     def _deliver(self, decision: Decision, admits: Callable[[str], bool]) -> None:

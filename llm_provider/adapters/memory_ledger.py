@@ -115,7 +115,7 @@ class MemoryLedger:
             record.wait = 0.0
             if now >= record.deadline:
                 record.look_at = now + self.timing.delivery_window
-                return Claim(ClaimState.EXPIRED, record.request)
+                return Claim(ClaimState.EXPIRED, record.request, progress=record.progress)
             return self._judge(record, holder, now) or self._take_lease(record, holder, now)
 
     def _judge(self, record: _Record, holder: str, now: float) -> Claim | None:
@@ -124,7 +124,7 @@ class MemoryLedger:
             record.lapses, record.holder = record.lapses + 1, ""
         if record.lapses >= self.timing.poisoned_after:
             record.look_at = now + self.timing.delivery_window
-            return Claim(ClaimState.POISONED, record.request)
+            return Claim(ClaimState.POISONED, record.request, progress=record.progress)
         if record.lapses < self.timing.suspect_after:
             return None
         other = self._records.get(self._suspect)
@@ -218,10 +218,10 @@ class MemoryLedger:
                 return None
             return Decision(record.request, record.outcome)
 
-    def pending(self, queue_id: str) -> QueuedRequest | None:
+    def pending(self, queue_id: str) -> CallProgress | None:
         with self._asked():
             record = self._record(queue_id)
-            return record.request if record and record.kind is None else None
+            return record.progress if record and record.kind is None else None
 
     def mark_delivered(self, decision: Decision) -> None:
         with self._asked() as now:

@@ -136,11 +136,11 @@ class RedisLedger:
             return None
         return Decision(QueuedRequest.model_validate_json(request), Outcome.model_validate_json(outcome))
 
-    def pending(self, queue_id: str) -> QueuedRequest | None:
-        request, outcome, state = self._fields(queue_id, "request", "outcome", "state")
-        if request is None or outcome is not None or state == "delivered":
+    def pending(self, queue_id: str) -> CallProgress | None:
+        state, outcome, progress = self._fields(queue_id, "state", "outcome", "progress")
+        if state is None or outcome is not None or state == "delivered":
             return None
-        return QueuedRequest.model_validate_json(request)
+        return _progress(progress)
 
     def _fields(self, queue_id: str, *names: str) -> list[Any]:
         try:
@@ -299,11 +299,14 @@ def _claim(state: ClaimState, stored: list[Any]) -> Claim:
     if state is ClaimState.DECIDED:
         return Claim(state, request, outcome=Outcome.model_validate_json(stored[1]))
     if state in {ClaimState.EXPIRED, ClaimState.POISONED}:
-        return Claim(state, request)
+        return Claim(state, request, progress=_progress(stored[1]))
     texts = ComparisonTexts.model_validate_json(stored[1])
-    # Nothing unless it has been suspended before.
-    progress = CallProgress.model_validate_json(stored[3] or "{}")
-    return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000, progress=progress)
+    return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000, progress=_progress(stored[3]))
+
+
+def _progress(stored: str | None) -> CallProgress:
+    """Nothing unless it has been suspended before, or was asked for at once."""
+    return CallProgress.model_validate_json(stored or "{}")
 
 
 def _stored(

@@ -183,6 +183,7 @@ def _failed(view: RequestView) -> Response:
         error.message,
         error.error_code,
         is_retryable=error.is_retryable,
+        retry_after_seconds=error.details.get("retry_after_seconds"),
         spent=spent_on(outcome),
     )
 

@@ -416,6 +416,16 @@ def test_the_deadline_is_total(server: Server, provider: Provider, mode: str, st
     assert server.total == 1
 
 
+def test_the_deadline_holds_while_a_reset_is_waited_for(
+    server: Server, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A used connection ends without a word: nobody waits beyond the deadline to learn whether the call was read."""
+    monkeypatch.setattr(deadline_transport, "REJECTION_SECONDS", 5.0)
+    ask(provider)
+    server.behave(mode="close")
+    assert seconds_until_failure(provider, AnswerLost, ProviderTimeout) < DEADLINE + TOLERANCE
+
+
 def test_the_deadline_holds_while_connecting(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that takes no connections: nothing was sent, and whether it would take one later nobody knows."""
     with ExitStack() as stack:

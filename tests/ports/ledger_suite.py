@@ -12,7 +12,8 @@ from redis import Redis
 
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.redis_ledger import RedisLedger
-from llm_provider.internal_models import Bill, CallProgress
+from llm_provider.errors import ProviderOverloaded
+from llm_provider.internal_models import Bill, CallProgress, FailedCall
 from llm_provider.ledger import Action, Claim, ClaimState, Decision, Due, LedgerProtocol
 from llm_provider.queue_models import Outcome, QueuedRequest
 from tests.unit.builders import Clock, a_request, a_timing, a_verdict_for, an_error_for, some_texts
@@ -22,7 +23,14 @@ SHORT = 0.2
 Result = TypeVar("Result")
 
 # All of its fields differ from what a request without progress has.
-SOME_PROGRESS = CallProgress(failures=2, has_turn=True, bill=Bill(cost_usd=0.25))
+SOME_PROGRESS = CallProgress(
+    failures=2,
+    turned_away=1,
+    has_turn=True,
+    is_late=True,
+    bill=Bill(cost_usd=0.25),
+    last_failure=FailedCall.of(ProviderOverloaded("no", retry_after_seconds=17, details={"http_status": 503})),
+)
 
 # Milliseconds are the finest that Redis is asked for.
 TICK = 0.005

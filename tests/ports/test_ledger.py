@@ -13,6 +13,7 @@ from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.adapters.redis_ledger import RedisLedger
 from llm_provider.errors import LedgerUnavailable, QueueFull, RequestExpired
+from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import Acceptance, Action, ClaimState, Decision, Due, LedgerProtocol
 from llm_provider.queue_models import QueuedRequest
 from scripts.local_servers import free_port
@@ -325,7 +326,7 @@ def test_what_is_decided_is_told_as_pending_no_more(stage: Stage) -> None:
     """`pending` and `decided` are each other's complement until the delivery."""
     ledger = stage.open()
     request = stage.running()
-    assert (ledger.pending(request.queue_id), ledger.decided(request.queue_id)) == (request, None)
+    assert (ledger.pending(request.queue_id), ledger.decided(request.queue_id)) == (CallProgress(), None)
     decision = ledger.commit(request.queue_id, a_verdict_for(request))
     assert decision is not None
     assert (ledger.pending(request.queue_id), ledger.decided(request.queue_id)) == (None, decision)

@@ -187,7 +187,8 @@ def test_a_wait_does_not_make_up_for_deaths(stage: Stage) -> None:
     assert suspend(ledger, request, "second", wait_seconds=0.0)
     assert ledger.claim(request.queue_id, "third").state is ClaimState.CLAIMED
     stage.wait(SHORT)
-    assert ledger.claim(request.queue_id, "fourth").state is ClaimState.POISONED
+    poisoned = ledger.claim(request.queue_id, "fourth")
+    assert (poisoned.state, poisoned.progress) == (ClaimState.POISONED, SOME_PROGRESS)
 
 
 def test_a_suspect_that_waits_lets_another_one_run(stage: Stage) -> None:
@@ -292,6 +293,7 @@ def test_no_wait_outlasts_the_deadline(stage: Stage) -> None:
         stage.wait(SHORT)
     claim = ledger.claim(request.queue_id, "second")
     assert (claim.state, claim.request, claim.texts) == (ClaimState.EXPIRED, request, None)
+    assert claim.progress == ledger.pending(request.queue_id) == SOME_PROGRESS
 
 
 def test_an_expiry_after_a_wait_that_nobody_decided_comes_back(stage: Stage) -> None:
@@ -321,7 +323,7 @@ def test_what_is_suspended_can_be_decided(stage: Stage) -> None:
     """A revocation ends it: its wait ends with it, and it is delivered like any other."""
     ledger = stage.open(delivery_window=2 * SHORT)
     request = stage.suspended(wait_seconds=SHORT)
-    assert ledger.pending(request.queue_id) == request
+    assert ledger.pending(request.queue_id) == SOME_PROGRESS
     outcome = an_error_for(request)
     assert ledger.commit(request.queue_id, outcome) == Decision(request, outcome)
     assert not suspend(ledger, request)

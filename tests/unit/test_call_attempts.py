@@ -7,6 +7,7 @@ import pytest
 
 from contracts.enums import LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
+from llm_provider import call_attempts
 from llm_provider.admission import Admission, BreakerState, BreakerView, CallHealth, Obstacle
 from llm_provider.api_models import LLMConfigOverrides
 from llm_provider.call_attempts import SHORT_WAIT_SECONDS, CallLater
@@ -166,7 +167,45 @@ def test_a_long_wait_gives_the_thread_back() -> None:
     with pytest.raises(CallLater) as later:
         caller.compare(progress=WORKER)
 
-    assert (later.value.wait_seconds, later.value.progress) == (5.0, CallProgress(failures=2))
+    assert (later.value.wait_seconds, later.value.progress.failures) == (5.0, 2)
+
+
+def test_a_short_wait_after_a_long_call_gives_the_thread_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a worker that is to stop would wait for as many long calls as there are tries."""
+    monkeypatch.setattr(call_attempts, "SHORT_RUN_SECONDS", 1.1)
+    caller = Caller()
+    caller.provider.answer = ProviderOverloaded("no")
+    caller.provider.on_call = lambda: time.sleep(0.2)
+
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+
+    assert (later.value.wait_seconds, later.value.progress.failures) == (1.0, 1)
+    assert (caller.calls, caller.slept) == (1, [])
+
+
+def test_all_calls_of_a_synchronous_request_take_what_one_may() -> None:
+    """Its caller and a rollout wait for a provider's timeout, not for one at each try."""
+    caller = Caller(timeout_seconds=40)
+    caller.provider.before = [ProviderOverloaded("no")]
+    caller.provider.on_call = lambda: time.sleep(0.2)
+
+    caller.compare()
+
+    first, second = (timeout for _, timeout in caller.provider.calls)
+    assert first == 40
+    assert second <= 39.8
+
+
+def test_a_synchronous_request_without_time_for_another_call_ends_with_the_first_error() -> None:
+    """The wait before it would end when its calls must have ended."""
+    caller = Caller(timeout_seconds=1.0)
+    caller.provider.before = [ProviderOverloaded("no")]
+
+    with pytest.raises(ProviderOverloaded):
+        caller.compare()
+
+    assert (caller.calls, caller.slept) == (1, [])
 
 
 def test_the_schedule_goes_on_after_a_long_wait() -> None:
@@ -370,6 +409,39 @@ def test_the_vendors_error_outlives_an_open_circuit() -> None:
 
     with pytest.raises(ProviderServerError):
         caller.compare()
+
+
+def test_the_vendors_error_outlives_a_wait_without_a_thread() -> None:
+    """All that is told of it, with the bill, should no further call be possible in time."""
+    caller = Caller(retries=RetrySchedule(waits=(1.0,), resend_unanswered_calls=True))
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    error = RateLimited("no", retry_after_seconds=17, details={"http_status": 429})
+    caller.provider.answer = error.billed(usage, 0.5)
+    caller.provider.on_call = lambda: time.sleep(0.02)
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+    caller.admission.answers = [OPEN]
+
+    with pytest.raises(RateLimited, match="no") as failure:
+        caller.compare(seconds_left=60, progress=later.value.progress)
+
+    told = failure.value
+    assert (told.retry_after_seconds, told.details) == (17, {"http_status": 429})
+    assert told.notes == {"prompt_sha256": build_prompt(some_texts()).sha256}
+    assert 20 <= told.response_time_ms < 1000
+    assert (told.token_usage, told.cost_usd) == (usage, 0.5)
+
+
+def test_the_next_error_is_the_last_one() -> None:
+    """What went before it is told no more."""
+    caller = Caller()
+    caller.provider.answer = ProviderOverloaded("no", retry_after_seconds=17)
+    with pytest.raises(CallLater) as later:
+        caller.compare(progress=WORKER)
+    caller.provider.answer = CallRefused("never")
+
+    with pytest.raises(CallRefused):
+        caller.compare(progress=later.value.progress)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from llm_provider.admission import Admission, Obstacle
+from contracts.enums import LLMProviderType
+from llm_provider.admission import Admission, BreakerView, Obstacle
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
 from llm_provider.errors import LedgerUnavailable, ProviderNotConfigured, ProviderOverloaded, RequestRejected
 from llm_provider.gatekeeper import Gatekeeper
@@ -252,3 +253,19 @@ def test_a_synchronous_call_ends_at_its_deadline(service: Service, orchestrator:
     orchestrator.perform_comparison(comparison, context())
 
     assert 0 < service.provider.timeouts[0] <= 2.5
+
+
+def test_what_went_before_a_synchronous_call_is_no_time_of_its(
+    service: Service, orchestrator: LLMOrchestratorImpl
+) -> None:
+    """A Redis that hangs when it is asked for the breaker does not put off the deadline."""
+
+    def hang(provider: LLMProviderType) -> BreakerView:
+        time.sleep(0.3)
+        return BreakerView()
+
+    service.admission.breaker = hang  # type: ignore[method-assign]
+
+    orchestrator.perform_comparison(request().model_copy(update={"deadline_seconds": 2.5}), context())
+
+    assert 0 < service.provider.timeouts[0] <= 2.2

@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from llm_provider.internal_models import CallProgress, FailedCall
 from llm_provider.queue_models import (
     OUTCOME_SCHEMA_VERSION,
     REQUEST_SCHEMA_VERSION,
@@ -41,6 +42,20 @@ def test_older_code_reads_what_newer_code_added() -> None:
     newer_outcome = {**json.loads(outcome.model_dump_json()), "added": {"later": True}}
     assert QueuedRequest.model_validate_json(json.dumps(newer_request)) == request
     assert Outcome.model_validate_json(json.dumps(newer_outcome)) == outcome
+
+
+def test_progress_is_read_whatever_version_stored_it() -> None:
+    """It carries none: what an older one did not know has a default, and an error of a newer one is none."""
+    older = CallProgress.model_validate_json('{"failures": 2, "bill": {"cost_usd": 0.25}}')
+    newer = CallProgress.model_validate_json('{"failures": 2, "last_failure": {"kind": "OfTomorrow", "message": "no"}}')
+    assert (older.failures, older.bill.cost_usd, older.last_error()) == (2, 0.25, None)
+    assert (newer.failures, newer.last_error()) == (2, None)
+
+
+@pytest.mark.parametrize("name", ["ServiceError", "Mapping", "__doc__", ""])
+def test_only_what_a_vendor_did_is_a_last_error(name: str) -> None:
+    """Whatever else errors.py holds by that name."""
+    assert FailedCall(kind=name, message="no").error() is None
 
 
 def test_a_stored_request_has_no_field_for_a_text() -> None:

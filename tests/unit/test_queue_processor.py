@@ -1,17 +1,20 @@
 """How a worker brings one request to its outcome; what is then told: test_queue_processor_callback.py."""
 
+import time
 from typing import Any
 
 import pytest
 
 from contracts.enums import LLMProviderType, QueueStatus
 from contracts.errors import ErrorCode
+from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.errors import LedgerUnavailable, ProviderOverloaded, RateLimited
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.ledger import Action, ClaimState
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_processor import COMMIT_RETRY_SECONDS
+from llm_provider.retries import RetrySchedule
 from tests.unit.builders import (
     Bell,
     Worker,
@@ -118,7 +121,7 @@ def test_a_request_that_somebody_else_runs_is_left() -> None:
     worker.ledger.claim(request.queue_id, "somebody else")
     assert worker.processor.process(request.queue_id) is None
     assert worker.provider.calls == []
-    assert worker.ledger.pending(request.queue_id) == request
+    assert worker.ledger.pending(request.queue_id) is not None
 
 
 def test_an_unknown_request_is_left() -> None:
@@ -167,11 +170,13 @@ def test_the_time_of_the_call_alone_is_the_response_time() -> None:
 
 
 def a_worker_on_a_vendor(**options: Any) -> Worker:
-    """Whose calls cost something, so that they are limited and made again."""
+    """Whose calls cost something, so that they are limited and made again, even when they are billed."""
     worker = Worker(**options)
     worker.provider.name = LLMProviderType.OPENAI
     worker.caller = ProviderCaller(
-        {LLMProviderType.OPENAI: worker.provider}, Gatekeeper(worker.admission, Bell(), lease_seconds=60), a_policy()
+        {LLMProviderType.OPENAI: worker.provider},
+        Gatekeeper(worker.admission, Bell(), lease_seconds=60),
+        a_policy(retries=RetrySchedule(waits=(1.0, 5.0, 30.0), resend_unanswered_calls=True)),
     )
     worker.processor._caller = worker.caller  # noqa: SLF001 A worker of these tests has one caller.
     return worker
@@ -207,6 +212,67 @@ def test_the_schedule_ends_over_several_claims() -> None:
     error = read(worker.records[0]).data.error_detail
     assert error is not None
     assert (error.error_code, error.details) == (ErrorCode.SERVICE_UNAVAILABLE, {"retry_after_seconds": 30})
+
+
+@pytest.mark.parametrize("decider", ["task", "sweeper"])
+def test_what_went_wrong_before_a_wait_is_told_when_the_deadline_ends_it(decider: str) -> None:
+    """It says more than that time is over, and it may have cost something; the request is expired all the same."""
+    worker = a_worker_on_a_vendor()
+    usage = TokenUsage(prompt_tokens=10, completion_tokens=5, total_tokens=15)
+    overloaded = ProviderOverloaded("openai is overloaded.", retry_after_seconds=30, details={"http_status": 503})
+    worker.provider.answer = overloaded.billed(usage, 0.25)
+    worker.provider.on_call = lambda: time.sleep(0.01)
+    request = worker.accept(provider="openai", model="gpt", deadline_seconds=60.0)
+    worker.run(request)
+    worker.clock.advance(61)
+    worker.run(request) if decider == "task" else worker.processor.expire(request.queue_id)
+    data = read(worker.records[0]).data
+    error, view = data.error_detail, worker.ledger.view(request.queue_id)
+    assert error is not None
+    assert (error.error_code, error.message) == (ErrorCode.SERVICE_UNAVAILABLE, "openai is overloaded.")
+    assert error.details == {"http_status": 503, "retry_after_seconds": 30}
+    assert data.request_metadata.keys() >= {"prompt_sha256"}
+    assert (data.token_usage, data.cost_estimate) == (usage, 0.25)
+    # No call was made when it was decided.
+    assert (data.response_time_ms, view and view.status) == (0, QueueStatus.EXPIRED)
+
+
+@pytest.mark.parametrize("end", ["poisoned", "revoked"])
+def test_who_is_given_up_after_a_wait_hears_what_its_calls_have_cost(end: str) -> None:
+    """And why it was given up, which says more than what its last call ended with."""
+    worker = a_worker_on_a_vendor(ledger=MemoryLedger(a_timing(poisoned_after=1, delivery_retry=(1.0,))))
+    worker.provider.answer = ProviderOverloaded("no", retry_after_seconds=30).billed(TokenUsage(), 0.25)
+    request = worker.accept(provider="openai", model="gpt")
+    worker.run(request)
+    worker.clock.advance(40)
+    if end == "poisoned":
+        worker.ledger.claim(request.queue_id, "dead")
+        worker.clock.advance(61)
+        worker.run(request)
+    else:
+        worker.processor.revoke(request.queue_id)
+        worker.clock.advance(2)
+        worker.sweep()
+    data = read(worker.records[0]).data
+    assert data.error_detail is not None
+    assert (data.error_detail.error_code, data.cost_estimate) == (ErrorCode.PROCESSING_ERROR, 0.25)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProviderOverloaded("A lone surrogate: \ud800.", retry_after_seconds=30),
+        ProviderOverloaded("Not a number.", retry_after_seconds=30, details={"ratio": float("nan")}),
+    ],
+)
+def test_an_error_that_could_not_be_read_again_ends_its_request_now(error: ProviderOverloaded) -> None:
+    """Stored beside a request that waits, it would break every claim after that."""
+    worker = a_worker_on_a_vendor()
+    worker.provider.answer = error
+    worker.run(worker.accept(provider="openai", model="gpt"))
+    told = read(worker.records[0]).data.error_detail
+    assert told is not None
+    assert told.error_code is ErrorCode.UNKNOWN_ERROR
 
 
 def test_a_suspension_waits_for_redis_too() -> None:

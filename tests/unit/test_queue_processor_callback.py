@@ -24,6 +24,7 @@ from llm_provider.errors import (
     RateLimited,
     TopicUnavailable,
 )
+from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import Decision
 from llm_provider.publish_gate import FIRST_PROBE_SECONDS, SHORTEST_LOOK_SECONDS
 from llm_provider.queue_models import Outcome, QueuedRequest
@@ -626,11 +627,11 @@ class OvertakenLedger(MemoryLedger):
 
     meanwhile: Outcome | None = None
 
-    def pending(self, queue_id: str) -> QueuedRequest | None:
-        request = super().pending(queue_id)
-        if request is not None and self.meanwhile is not None:
+    def pending(self, queue_id: str) -> CallProgress | None:
+        progress = super().pending(queue_id)
+        if progress is not None and self.meanwhile is not None:
             self.commit(queue_id, self.meanwhile)
-        return request
+        return progress
 
 
 @pytest.mark.parametrize("step", ["expire", "revoke"])

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- KEYS record open waiting sweep suspect
 -- ARGV id holder lease_ms window_ms margin_ms suspect_after poisoned_after record_prefix
--- -> {'claimed', request, texts, ms_left, progress or nil} | {'expired', request} | {'poisoned', request}
---    | {'decided', request, outcome} | {'left'}
+-- -> {'claimed', request, texts, ms_left, progress or nil} | {'expired', request, progress or nil}
+--    | {'poisoned', request, progress or nil} | {'decided', request, outcome} | {'left'}
 local record, open = KEYS[1], KEYS[2]
 local now, lease_ms = now_ms(), number(ARGV[3])
 local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn',
@@ -31,7 +31,7 @@ if state == 'suspended' then
 end
 if now >= deadline then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
-  return {'expired', r[2]}
+  return {'expired', r[2], r[9]}
 end
 
 -- Only a lapsed lease counts as a death, and once: without a holder it has been counted.
@@ -42,7 +42,7 @@ if state == 'running' and r[3] and r[3] ~= '' and r[3] ~= ARGV[2] then
 end
 if lapses >= number(ARGV[7]) then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
-  return {'poisoned', r[2]}
+  return {'poisoned', r[2], r[9]}
 end
 if lapses >= number(ARGV[6]) then
   -- A suspect runs only while no other one does, so that the one that kills its worker is found.

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import overload
 
 _end: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -22,6 +23,10 @@ def deadline(seconds: float) -> Iterator[None]:
         _end.reset(token)
 
 
+@overload
+def left_of(timeout: float, expired: type[Exception]) -> float: ...
+@overload
+def left_of(timeout: float | None, expired: type[Exception]) -> float | None: ...
 def left_of(timeout: float | None, expired: type[Exception]) -> float | None:
     """Cut a timeout to what is left; raise `expired` when nothing is."""
     end = _end.get()

@@ -174,7 +174,7 @@ class _Stream(httpcore2.NetworkStream):
     def _is_reset(self) -> bool:
         resets = select.poll()
         resets.register(self._socket, 0)
-        return bool(resets.poll(REJECTION_SECONDS * 1000))
+        return bool(resets.poll(left_of(REJECTION_SECONDS, httpcore2.ReadTimeout) * 1000))
 
     @property
     def _socket(self) -> socket.socket:

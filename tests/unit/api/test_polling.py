@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llm_provider.callbacks import build_response
-from llm_provider.errors import ProviderTimeout, RequestExpired
+from llm_provider.errors import ProviderTimeout, RateLimited, RequestExpired
 from llm_provider.queue_models import OutcomeError
 from tests.unit.api.service import Service
 
@@ -163,6 +163,16 @@ def test_a_failed_request_answers_with_its_error(service: Service) -> None:
     answer = status_of(service, queue_id)
     assert (answer["status"], answer["result_available"]) == ("failed", False)
     assert answer["error_message"] == response.json["detail"] == "The provider gave no complete answer in time."
+
+
+@pytest.mark.parametrize(("wait", "header"), [(17.2, "18"), (None, None)])
+def test_who_polls_hears_how_long_to_wait_too(service: Service, wait: float | None, header: str | None) -> None:
+    """Retry-After, where the vendor or a limit named a time, as in a synchronous answer."""
+    queue_id = service.queue()
+    service.decide(queue_id, RateLimited("The provider limits the rate.", retry_after_seconds=wait))
+    response = service.get(f"/api/v1/results/{queue_id}")
+
+    assert (response.status_code, response.headers.get("Retry-After")) == (409, header)
 
 
 def test_a_request_that_missed_its_deadline_is_expired(service: Service) -> None:
