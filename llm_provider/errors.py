@@ -24,7 +24,8 @@
     │   │   ├── CallRefused
     │   │   │   └── CallUnsendable
     │   │   └── InvalidAnswer
-    │   │       └── InvalidVerdict
+    │   │       └── NoVerdict
+    │   │           └── InvalidVerdict
     │   ├── NotAdmitted            nothing was sent
     │   │   ├── CircuitOpen
     │   │   ├── HeldBack
@@ -153,7 +154,8 @@ class ProviderError(ComparisonError):
     may_be_billed: ClassVar[bool] = False
     # Whether it tells that the vendor is not well, and is not about this one call.
     trips_breaker: ClassVar[bool] = False
-    # Whether it tells that the vendor is well: it has answered, and found fault with this one call.
+    # Whether it tells that the vendor is well: its model has answered. That a vendor finds fault with one call tells
+    # nothing of what it does with others: many a proxy answers 404 or 401 for a service that is down.
     shows_life: ClassVar[bool] = False
 
 
@@ -204,7 +206,6 @@ class ProviderBusy(ProviderOverloaded):
     """The vendor asks for this one call again (408, 409)."""
 
     trips_breaker = False
-    shows_life = True
 
 
 class ProviderServerError(ProviderError):
@@ -227,45 +228,45 @@ class QuotaExceeded(ProviderError):
 
     error_code = ErrorCode.QUOTA_EXCEEDED
     http_status = 503
-    shows_life = True
 
 
 class AuthenticationFailed(ProviderError):
     """The vendor does not accept the configured key, or not for this model."""
 
     error_code = ErrorCode.AUTHENTICATION_ERROR
-    shows_life = True
 
 
 class KeyUnusable(AuthenticationFailed):
     """There is no key, or one that the SDK does not even send."""
 
     was_sent = False
-    shows_life = False
 
 
 class CallRefused(ProviderError):
     """The vendor refuses this call as it stands (model, parameters, size)."""
 
     error_code = ErrorCode.INVALID_REQUEST
-    shows_life = True
 
 
 class CallUnsendable(CallRefused):
     """What was asked for cannot be put into a call to this vendor."""
 
     was_sent = False
-    shows_life = False
 
 
 class InvalidAnswer(ProviderError):
-    """The vendor answered, but not with a verdict: a refusal, half an answer, something that is no answer."""
+    """The vendor answered, but not with a verdict."""
 
     error_code = ErrorCode.INVALID_RESPONSE
+
+
+class NoVerdict(InvalidAnswer):
+    """The model refused, or gave half an answer or none."""
+
     shows_life = True
 
 
-class InvalidVerdict(InvalidAnswer):
+class InvalidVerdict(NoVerdict):
     """The model gave a whole answer that cannot be understood; another one might be."""
 
 

@@ -49,7 +49,7 @@ from llm_provider.config import VendorSettings
 from llm_provider.errors import AdmissionUnavailable
 from llm_provider.internal_models import ComparisonTarget
 
-_SCRIPTS = Path(__file__).parent / "lua" / "admission"
+SCRIPTS = Path(__file__).parent / "lua" / "admission"
 
 # Patience without end, in a number that Lua can count with: a year.
 _LONGEST_SECONDS = 31_536_000.0
@@ -124,7 +124,7 @@ class RedisAdmission:
         self._chance = chance
         self._held: dict[str, _Place] = {}
         self._lock = threading.Lock()
-        self._scripts = load_scripts(client, _SCRIPTS, _CONSTANTS)
+        self._scripts = load_scripts(client, SCRIPTS, _CONSTANTS)
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:

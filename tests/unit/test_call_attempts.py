@@ -23,6 +23,7 @@ from llm_provider.errors import (
     KeyUnusable,
     LimitReached,
     NotSentInTime,
+    NoVerdict,
     ProviderBusy,
     ProviderError,
     ProviderOverloaded,
@@ -452,18 +453,20 @@ def test_the_next_error_is_the_last_one() -> None:
         (AnswerLost("no"), CallHealth.BAD),
         (RateLimited("no"), CallHealth.UNKNOWN),
         (ProviderUnreachable("no"), CallHealth.BAD),
-        (CallRefused("no"), CallHealth.GOOD),
+        (CallRefused("no"), CallHealth.UNKNOWN),
         (CallUnsendable("no"), CallHealth.UNKNOWN),
         (KeyUnusable("no"), CallHealth.UNKNOWN),
         (ProviderError("no"), CallHealth.UNKNOWN),
-        (ProviderBusy("no"), CallHealth.GOOD),
-        (QuotaExceeded("no"), CallHealth.GOOD),
-        (AuthenticationFailed("no"), CallHealth.GOOD),
-        (InvalidAnswer("no"), CallHealth.GOOD),
+        (ProviderBusy("no"), CallHealth.UNKNOWN),
+        (QuotaExceeded("no"), CallHealth.UNKNOWN),
+        (AuthenticationFailed("no"), CallHealth.UNKNOWN),
+        (InvalidAnswer("no"), CallHealth.UNKNOWN),
+        (NoVerdict("no"), CallHealth.GOOD),
+        (InvalidVerdict("no"), CallHealth.GOOD),
     ],
 )
 def test_only_the_vendors_health_counts_against_it(error: ProviderError, health: CallHealth) -> None:
-    """Not what was wrong with the call, nor what a limit turned away; and only an answer of its own counts for it."""
+    """Not what was wrong with the call, nor what a limit turned away; and only what a model answered counts for it."""
     caller = Caller()
     caller.provider.answer = error
 

@@ -58,7 +58,8 @@ if turned_away then
 else
   redis.call('DEL', ticket)
 end
-if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away or redis.call('EXISTS', pace_key) == 1 then
+if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away
+    or redis.call('EXISTS', pace_key, paced) > 0 then
   local pace = read_pace(pace_key, now, number(ARGV[8]), number(ARGV[9]))
 
   if health == 'good' and pace.slow_since then
