@@ -32,6 +32,7 @@ from llm_provider.internal_models import (
     ProviderAnswer,
     ProviderCall,
 )
+from llm_provider.model_names import canonical_name
 from llm_provider.prompts import build_prompt
 from llm_provider.protocols import LLMProviderProtocol
 from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
@@ -104,7 +105,7 @@ class CallAttempts:
         # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
         self._others_are_granted = False
         self._sleep = sleep
-        self._target = ComparisonTarget(provider=request.provider, model=request.model)
+        self._target = ComparisonTarget(provider=request.provider, model=canonical_name(request.model))
 
     def run(self) -> Outcome:
         """The verdict; raises CallLater or a ComparisonError."""

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
 from llm_provider.errors import ConfigurationError, ProviderError
+from llm_provider.model_names import canonical_name
 
 PREFIX = "LLM_PROVIDER_"
 
@@ -109,12 +110,24 @@ MockErrors = Annotated[tuple[MockError, ...], NoDecode, BeforeValidator(_split),
 
 
 class RateLimit(BaseModel):
-    """What one model may be asked per minute; None: as much as there is."""
+    """What one model may be asked per minute; None: as much as there is. Unset: as the vendor's other models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
+
+
+def _by_canonical_name(limits: Mapping[str, RateLimit]) -> Mapping[str, RateLimit]:
+    named = {canonical_name(model): limit for model, limit in limits.items()}
+    if len(named) < len(limits):
+        raise ValueError("two entries are of the same model")
+    return named
+
+
+ModelLimits = Annotated[
+    Mapping[str, RateLimit], NoDecode, BeforeValidator(_parsed_json), AfterValidator(_by_canonical_name)
+]
 
 
 class VendorSettings(BaseModel):
@@ -137,10 +150,10 @@ class VendorSettings(BaseModel):
     tokens_per_minute: Count | None = Field(
         None, description="Tokens per minute of each model, of all processes together; unset: no limit."
     )
-    model_limits: Annotated[Mapping[str, RateLimit], NoDecode, BeforeValidator(_parsed_json)] = Field(
+    model_limits: ModelLimits = Field(
         {},
-        description='Other limits for single models, as JSON: `{"a-model": {"requests_per_minute": 10, '
-        '"tokens_per_minute": 20000}}`.',
+        description='Single models\' limits: `{"a-model": {"requests_per_minute": 10}}`; what one leaves out is as '
+        "above, null lifts it.",
     )
     max_concurrent_calls: Count | None = Field(
         None, description="Calls to the vendor at the same time, of all processes together; unset: no limit."
@@ -152,9 +165,10 @@ class VendorSettings(BaseModel):
         return self.api_key.get_secret_value() if self.api_key is not None else ""
 
     def rate_limit(self, model: str) -> RateLimit:
-        """What this model may be asked per minute."""
-        default = RateLimit(requests_per_minute=self.requests_per_minute, tokens_per_minute=self.tokens_per_minute)
-        return self.model_limits.get(model, default)
+        """What this model may be asked per minute, however its name is spelled."""
+        usual = RateLimit(requests_per_minute=self.requests_per_minute, tokens_per_minute=self.tokens_per_minute)
+        own = self.model_limits.get(canonical_name(model), RateLimit())
+        return usual.model_copy(update=own.model_dump(exclude_unset=True))
 
 
 class _VendorEnvironment(BaseSettings, VendorSettings):

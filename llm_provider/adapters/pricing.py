@@ -9,7 +9,8 @@ from genai_prices.types import PriceCalculation, TieredPrices
 
 from contracts.enums import LLMProviderType
 from llm_provider.internal_models import Cost, TokenCounts
-from llm_provider.model_manifest import ModelPrice, bare_name
+from llm_provider.model_manifest import ModelPrice
+from llm_provider.model_names import bare_name
 
 UNKNOWN_PRICE = "The price list does not know this model, so its cost is given as 0."
 NOTHING_COUNTED = "The vendor did not say how many tokens it counted, so the cost is given as 0."
