@@ -262,6 +262,7 @@ class InvalidAnswer(ProviderError):
     """The vendor answered, but not with a verdict: a refusal, half an answer, something that is no answer."""
 
     error_code = ErrorCode.INVALID_RESPONSE
+    may_be_billed = True
     shows_life = True
 
 

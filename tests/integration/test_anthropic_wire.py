@@ -450,6 +450,7 @@ def test_an_error_with_status_200_means_what_its_type_says(
     failure = failure_of(provider)
     assert type(failure) is meaning
     assert failure.message.startswith("Instead of an answer came an error: ")
+    assert failure.notes == ({"cost_note": NOTHING_COUNTED} if failure.may_be_billed else {})
     assert SECRET not in str(failure) + repr(vars(failure))
 
 

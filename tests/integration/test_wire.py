@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from contracts.enums import EssayWinner, LLMProviderType
+from llm_provider.adapters.pricing import NOTHING_COUNTED
 from llm_provider.adapters.providers import bounded_response, deadline_transport
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
 from llm_provider.errors import (
@@ -229,6 +230,31 @@ def test_a_failure_says_what_was_left_out_too(server: Server, provider: Provider
     for trouble in ({"status": 400}, {"mode": "hang"}, {"mode": "invalid_json"}):
         server.behave(**trouble)
         assert failure_of(provider, 0.3, call).notes["dropped_parameters"] == ["max_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "is_noted"),
+    [
+        ({"mode": "hang"}, True),
+        ({"mode": "cut"}, True),
+        ({"mode": "invalid_json"}, True),
+        ({"body": "{}"}, True),
+        ({"body": '{"error": '}, True),
+        ({"body": "\xff"}, True),
+        ({"status": 504}, True),
+        ({"status": 400}, False),
+        ({"status": 429}, False),
+        ({"status": 503}, False),
+    ],
+)
+def test_a_cost_of_nothing_is_explained_where_the_vendor_may_bill(
+    server: Server, provider: Provider, trouble: dict[str, Any], is_noted: bool
+) -> None:
+    """Whether an answer came and was none, or never came; who refuses a call bills nothing."""
+    server.behave(**trouble)
+    failure = failure_of(provider, 1.0)
+    assert failure.cost_usd == 0
+    assert failure.notes == ({"cost_note": NOTHING_COUNTED} if is_noted else {})
 
 
 # Connections
