@@ -116,7 +116,10 @@ def test_a_redirect_is_not_followed(wire: Wire, server: Server, provider: Provid
     with wire.server() as elsewhere:
         for status in (301, 302, 303, 307, 308):
             server.behave(status=status, headers={"location": f"http://127.0.0.1:{elsewhere.port}{path}"})
-            assert type(failure_of(provider)) is CallRefused
+            failure = failure_of(provider)
+            assert type(failure) is CallRefused
+            assert "redirects" in failure.message
+            assert "base URL" in failure.message
         assert elsewhere.connections == 0
     assert server.total == 6
 

@@ -104,6 +104,18 @@ def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
     assert type(TRANSLATORS[vendor](error)) is meaning
 
 
+def test_half_a_call_says_that_it_was_not_sent(translate: Translate) -> None:
+    """There was a connection, so its message speaks of none that was missing."""
+    message = translate(httpx2.WriteTimeout(SECRET)).message
+    assert "completely in time" in message
+    assert "no connection" not in message
+
+
+def test_a_redirect_is_the_base_urls_fault(translate: Translate) -> None:
+    """Should a client follow one, and then another."""
+    assert "base URL" in translate(httpx2.TooManyRedirects(SECRET)).message
+
+
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
