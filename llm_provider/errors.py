@@ -8,6 +8,7 @@
     │   ├── LedgerUnavailable
     │   ├── QueueFull
     │   └── ThreadsBusy
+    ├── AdmissionUnavailable       breakers and limits cannot be asked; calls go on without
     ├── ComparisonError            an accepted comparison that ends without a verdict
     │   ├── ProviderError          what the vendor did
     │   │   ├── ProviderTimeout
