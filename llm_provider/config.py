@@ -80,6 +80,16 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _split_or_none(value: object) -> object:
+    # A word says that it is meant; a line with nothing but commas is a slip.
+    if isinstance(value, str) and value.strip().lower() == "none":
+        return ()
+    waits = _split(value)
+    if waits == []:
+        raise ValueError("must be seconds, separated by commas, or none")
+    return waits
+
+
 def _parsed_json(value: object) -> object:
     try:
         return json.loads(value) if isinstance(value, str) else value
@@ -105,6 +115,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # Written in the environment as one line, separated by commas.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 Waits = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+WaitsOrNone = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split_or_none)]
 MockError = Annotated[ErrorCode, AfterValidator(_provider_error)]
 MockErrors = Annotated[tuple[MockError, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
@@ -282,9 +293,10 @@ class Settings(BaseSettings):
     )
 
     # Calls to providers
-    provider_retry_seconds: Waits = Field(
+    provider_retry_seconds: WaitsOrNone = Field(
         (0.5, 1.5, 5.0, 15.0),
-        description="Waits before a failed call is made again, one a call; a vendor's Retry-After prolongs them.",
+        description="Waits before a failed call is made again, one a call; Retry-After prolongs them; "
+        "`none`: it never is.",
     )
     provider_refusals: Annotated[int, Field(ge=0)] = Field(
         20, description="How often a vendor that grants other calls may turn one away (429), beside those waits."

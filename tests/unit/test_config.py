@@ -76,6 +76,9 @@ WRONG = [
     ("ANTHROPIC_MODEL_LIMITS", '{"big": {"requests": 3}}'),
     ("GOOGLE_MODEL_LIMITS", '{"zebra": {"tokens_per_minute": 1}, "models/zebra": {"requests_per_minute": 1}}'),
     ("PROVIDER_RETRY_SECONDS", "0"),
+    ("PROVIDER_RETRY_SECONDS", " , "),
+    ("PROVIDER_RETRY_SECONDS", "none, 1"),
+    ("DELIVERY_RETRY_SECONDS", "none"),
     ("MOCK_ERROR_RATE", "1.1"),
     ("MOCK_ERROR_CODES", "OUT_OF_LUCK"),
     ("MOCK_ERROR_CODES", "VALIDATION_ERROR"),
@@ -195,6 +198,12 @@ def test_a_models_own_limit_leaves_the_vendors_other_one_alone(monkeypatch: pyte
 
     assert told.rate_limit("dear") == RateLimit(requests_per_minute=1, tokens_per_minute=1000)
     assert told.rate_limit("free") == RateLimit(requests_per_minute=60, tokens_per_minute=None)
+
+
+@pytest.mark.parametrize("word", ["none", " None "])
+def test_calls_may_be_made_once_only(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """A word of its own switches the schedule off; an empty line leaves the default."""
+    assert load(monkeypatch, PROVIDER_RETRY_SECONDS=word).provider_retry_seconds == ()
 
 
 def test_zero_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
