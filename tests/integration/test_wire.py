@@ -4,6 +4,8 @@ What a vendor is sent and says is in the file of each.
 """
 
 import gzip
+import inspect
+import re
 import socket
 import ssl
 import threading
@@ -86,6 +88,13 @@ def provider(wire: Wire, server: Server) -> Iterator[Provider]:
 
 
 COMPRESSED = {"content-encoding": "gzip"}
+
+
+def test_the_server_says_as_of_when_it_speaks(wire: Wire) -> None:
+    """Vendors change their protocols, and whoever renews it has to know from where on."""
+    about = inspect.getmodule(wire.server)
+    assert about is not None
+    assert re.search(r"\b(as of|of|on) 20\d\d-\d\d-\d\d\b", about.__doc__ or "")
 
 
 # Keys
