@@ -103,7 +103,10 @@ class WakerProtocol(Protocol):
     """Brings requests that sleep until they are called to a worker."""
 
     def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
-        """Those who will never come, since they are over. Never raises: who is not reached is called again soon."""
+        """Wake them, and return those who will never come, since they are over.
+
+        Never raises: who is not reached is called again soon.
+        """
         ...
 
 

@@ -67,7 +67,7 @@ class SDKProvider(ABC, Generic[C]):
         raise failure.noted(notes_on(fitted.dropped, UNCOUNTED if failure.may_be_billed else None))
 
     def _judged_by_time(self, failure: ProviderError, end: float) -> ProviderError:
-        """Whoever had no time to connect knows nothing of the vendor."""
+        """What was not sent when its time was over was not sent in time, be it the vendor's fault or its caller's."""
         if isinstance(failure, ProviderUnreachable) and not failure.was_sent and time.monotonic() >= end:
             return NotSentInTime(vendor_errors.message(self.name, NotSentInTime))
         return failure
