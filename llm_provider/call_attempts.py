@@ -25,6 +25,7 @@ from llm_provider.errors import (
 )
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import (
+    CHARS_PER_TOKEN,
     CallProgress,
     ComparisonTarget,
     ComparisonTexts,
@@ -42,8 +43,7 @@ log = structlog.get_logger(__name__)
 
 # What comes sooner is waited for in the thread; anything later gives the thread back.
 SHORT_WAIT_SECONDS = 2.0
-# Vendors' rule of thumb for English, and what a verdict takes beside the prompt.
-CHARS_PER_TOKEN = 4
+# What a verdict takes beside the prompt.
 ANSWER_TOKENS = 300
 
 

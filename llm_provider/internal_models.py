@@ -10,6 +10,8 @@ from contracts.enums import EssayWinner, LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
 
 JUSTIFICATION_MAX_CHARS = 500
+# Vendors' rule of thumb for English.
+CHARS_PER_TOKEN = 4
 
 
 class ComparisonTexts(BaseModel):
