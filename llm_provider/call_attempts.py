@@ -25,6 +25,7 @@ from llm_provider.errors import (
 )
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import (
+    CHARS_PER_TOKEN,
     CallProgress,
     ComparisonTarget,
     ComparisonTexts,
@@ -33,6 +34,7 @@ from llm_provider.internal_models import (
     ProviderAnswer,
     ProviderCall,
 )
+from llm_provider.model_names import canonical_name
 from llm_provider.prompts import build_prompt
 from llm_provider.protocols import LLMProviderProtocol
 from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
@@ -44,8 +46,7 @@ log = structlog.get_logger(__name__)
 SHORT_WAIT_SECONDS = 2.0
 # After a longer run even a short wait gives it back: stopping a worker takes one long call, not one for each try.
 SHORT_RUN_SECONDS = 5.0
-# Vendors' rule of thumb for English, and what a verdict takes beside the prompt.
-CHARS_PER_TOKEN = 4
+# What a verdict takes beside the prompt.
 ANSWER_TOKENS = 300
 
 
@@ -108,7 +109,7 @@ class CallAttempts:
         # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
         self._others_are_granted = False
         self._sleep = sleep
-        self._target = ComparisonTarget(provider=request.provider, model=request.model)
+        self._target = ComparisonTarget(provider=request.provider, model=canonical_name(request.model))
 
     def run(self) -> Outcome:
         """The verdict; raises CallLater or a ComparisonError."""

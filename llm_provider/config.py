@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
 from llm_provider.errors import ConfigurationError, ProviderError
+from llm_provider.model_names import canonical_name
 
 PREFIX = "LLM_PROVIDER_"
 
@@ -79,6 +80,16 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _split_or_none(value: object) -> object:
+    # A word says that it is meant; a line with nothing but commas is a slip.
+    if isinstance(value, str) and value.strip().lower() == "none":
+        return ()
+    waits = _split(value)
+    if waits == []:
+        raise ValueError("must be seconds, separated by commas, or none")
+    return waits
+
+
 def _parsed_json(value: object) -> object:
     try:
         return json.loads(value) if isinstance(value, str) else value
@@ -104,17 +115,30 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # Written in the environment as one line, separated by commas.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 Waits = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+WaitsOrNone = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split_or_none)]
 MockError = Annotated[ErrorCode, AfterValidator(_provider_error)]
 MockErrors = Annotated[tuple[MockError, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
 
 class RateLimit(BaseModel):
-    """What one model may be asked per minute; None: as much as there is."""
+    """What one model may be asked per minute; None: as much as there is. Unset: as the vendor's other models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
+
+
+def _by_canonical_name(limits: Mapping[str, RateLimit]) -> Mapping[str, RateLimit]:
+    named = {canonical_name(model): limit for model, limit in limits.items()}
+    if len(named) < len(limits):
+        raise ValueError("two entries are of the same model")
+    return named
+
+
+ModelLimits = Annotated[
+    Mapping[str, RateLimit], NoDecode, BeforeValidator(_parsed_json), AfterValidator(_by_canonical_name)
+]
 
 
 class VendorSettings(BaseModel):
@@ -137,10 +161,10 @@ class VendorSettings(BaseModel):
     tokens_per_minute: Count | None = Field(
         None, description="Tokens per minute of each model, of all processes together; unset: no limit."
     )
-    model_limits: Annotated[Mapping[str, RateLimit], NoDecode, BeforeValidator(_parsed_json)] = Field(
+    model_limits: ModelLimits = Field(
         {},
-        description='Other limits for single models, as JSON: `{"a-model": {"requests_per_minute": 10, '
-        '"tokens_per_minute": 20000}}`.',
+        description='Single models\' limits: `{"a-model": {"requests_per_minute": 10}}`; what one leaves out is as '
+        "above, null lifts it.",
     )
     max_concurrent_calls: Count | None = Field(
         None, description="Calls to the vendor at the same time, of all processes together; unset: no limit."
@@ -152,9 +176,10 @@ class VendorSettings(BaseModel):
         return self.api_key.get_secret_value() if self.api_key is not None else ""
 
     def rate_limit(self, model: str) -> RateLimit:
-        """What this model may be asked per minute."""
-        default = RateLimit(requests_per_minute=self.requests_per_minute, tokens_per_minute=self.tokens_per_minute)
-        return self.model_limits.get(model, default)
+        """What this model may be asked per minute, however its name is spelled."""
+        usual = RateLimit(requests_per_minute=self.requests_per_minute, tokens_per_minute=self.tokens_per_minute)
+        own = self.model_limits.get(canonical_name(model), RateLimit())
+        return usual.model_copy(update=own.model_dump(exclude_unset=True))
 
 
 class _VendorEnvironment(BaseSettings, VendorSettings):
@@ -268,9 +293,10 @@ class Settings(BaseSettings):
     )
 
     # Calls to providers
-    provider_retry_seconds: Waits = Field(
+    provider_retry_seconds: WaitsOrNone = Field(
         (0.5, 1.5, 5.0, 15.0),
-        description="Waits before a failed call is made again, one a call; a vendor's Retry-After prolongs them.",
+        description="Waits before a failed call is made again, one a call; Retry-After prolongs them; "
+        "`none`: it never is.",
     )
     provider_refusals: Annotated[int, Field(ge=0)] = Field(
         20, description="How often a vendor that grants other calls may turn one away (429), beside those waits."

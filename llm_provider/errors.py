@@ -8,6 +8,7 @@
     │   ├── LedgerUnavailable
     │   ├── QueueFull
     │   └── ThreadsBusy
+    ├── AdmissionUnavailable       breakers and limits cannot be asked; calls go on without
     ├── ComparisonError            an accepted comparison that ends without a verdict
     │   ├── ProviderError          what the vendor did
     │   │   ├── ProviderTimeout
@@ -258,6 +259,7 @@ class InvalidAnswer(ProviderError):
     """The vendor answered, but not with a verdict."""
 
     error_code = ErrorCode.INVALID_RESPONSE
+    may_be_billed = True
 
 
 class NoVerdict(InvalidAnswer):

@@ -12,6 +12,8 @@ from llm_provider import errors
 from llm_provider.errors import ProviderError
 
 JUSTIFICATION_MAX_CHARS = 500
+# Vendors' rule of thumb for English.
+CHARS_PER_TOKEN = 4
 
 
 class ComparisonTexts(BaseModel):

@@ -1,6 +1,5 @@
 """What is known about the vendors' models: models.toml, read once."""
 
-import re
 import tomllib
 from collections.abc import Iterator
 from datetime import date
@@ -13,16 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from contracts.enums import LLMProviderType
 from llm_provider.internal_models import ProviderCall
+from llm_provider.model_names import bare_name, base_name
 
 DATA_FILE = Path(__file__).parent / "models.toml"
-
-# What vendors append to a model's name for one state of it, or for its newest.
-_SNAPSHOT = re.compile(
-    r"-(20\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])|20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])|latest)\Z", re.ASCII
-)
-
-# https://openrouter.ai/docs/guides/routing/model-variants: these change nothing of the model itself.
-_ROUTING = re.compile(r":(exacto|floor|nitro|online)\Z", re.ASCII)
 
 TokenCount = Annotated[int, Field(gt=0)]
 
@@ -125,22 +117,6 @@ class ModelPrice(NamedTuple):
 def load_manifest() -> ModelManifest:
     """The manifest that ships with this package."""
     return ModelManifest.model_validate(tomllib.loads(DATA_FILE.read_text(encoding="utf-8")))
-
-
-def bare_name(provider: LLMProviderType, model: str) -> str:
-    """The name as lists have it.
-
-    Google's API gives and takes it as a path, too: models/gemini-3.8-flash. OpenRouter takes with any name how its host
-    is chosen: openai/gpt-5.4-mini:nitro.
-    """
-    if provider is LLMProviderType.GOOGLE:
-        return model.removeprefix("models/")
-    return _ROUTING.sub("", model) if provider is LLMProviderType.OPENROUTER else model
-
-
-def base_name(model: str) -> str:
-    """The name without the date, or the `-latest`, of a snapshot: gpt-5.4-mini of gpt-5.4-mini-2026-03-17."""
-    return _SNAPSHOT.sub("", model)
 
 
 def fit(call: ProviderCall, row: ModelRow | None, *, reasoning_effort: str | None = None) -> FittedCall:

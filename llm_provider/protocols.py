@@ -103,7 +103,10 @@ class WakerProtocol(Protocol):
     """Brings requests that sleep until they are invited to a worker."""
 
     def wake(self, queue_ids: Sequence[str]) -> Sequence[str]:
-        """Those who will never come, since they are over. Never raises: who is not reached comes by itself later."""
+        """Wake them, and return those who will never come, since they are over.
+
+        Never raises: who is not reached comes by itself later.
+        """
         ...
 
 

@@ -12,7 +12,10 @@ JITTER = 0.2
 
 @dataclass(frozen=True)
 class RetrySchedule:
-    """Waits in seconds, one for each call that may be made again; config.py says what each setting is for."""
+    """Waits in seconds, one for each call that may be made again; config.py says what each setting is for.
+
+    Without any, no call is made again, whatever became of it.
+    """
 
     waits: Sequence[float]
     # How often a limit of the vendor's may turn a request away.
@@ -31,9 +34,9 @@ class RetrySchedule:
 
         The schedule's last wait repeats.
         """
-        if not self._may_repeat(error) or refusals > self.refusals:
+        if not self.waits or not self._may_repeat(error) or refusals > self.refusals:
             return None
-        return self._wait(error, self.waits[min(refusals, len(self.waits)) - 1] if self.waits else 0.0)
+        return self._wait(error, self.waits[min(refusals, len(self.waits)) - 1])
 
     def _wait(self, error: ProviderError, scheduled: float) -> float:
         spread = 1 + JITTER * (2 * self.random() - 1)

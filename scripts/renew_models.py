@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.pricing import price_per_million
-from llm_provider.model_manifest import DATA_FILE, Column, ModelManifest, ModelRow, StructuredOutput, base_name
+from llm_provider.model_manifest import DATA_FILE, Column, ModelManifest, ModelRow, StructuredOutput
+from llm_provider.model_names import base_name
 
 Entry = Mapping[str, Any]
 Data = Mapping[str, Entry]

@@ -72,7 +72,9 @@ class LLMComparisonResultV1(BaseModel):
     completed_at: UtcDatetime = Field(description="When its outcome was decided.")
     trace_id: Text | None = None
     request_metadata: JsonObject = Field(
-        default_factory=dict, description="The metadata of the request, echoed as it came."
+        default_factory=dict,
+        description="The metadata of the request, nothing of it changed, with prompt_sha256, dropped_parameters and "
+        "cost_note beside it, as far as they apply.",
     )
 
     @model_validator(mode="after")

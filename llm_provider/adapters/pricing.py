@@ -9,10 +9,12 @@ from genai_prices.types import PriceCalculation, TieredPrices
 
 from contracts.enums import LLMProviderType
 from llm_provider.internal_models import Cost, TokenCounts
-from llm_provider.model_manifest import ModelPrice, bare_name
+from llm_provider.model_manifest import ModelPrice
+from llm_provider.model_names import bare_name
 
 UNKNOWN_PRICE = "The price list does not know this model, so its cost is given as 0."
 NOTHING_COUNTED = "The vendor did not say how many tokens it counted, so the cost is given as 0."
+UNCOUNTED = Cost(usd=0.0, note=NOTHING_COUNTED)
 
 
 def price(
@@ -31,7 +33,7 @@ def price(
     if charged_usd is not None and math.isfinite(charged_usd) and charged_usd >= 0:
         return Cost(usd=charged_usd)
     if counts.is_empty:
-        return Cost(usd=0.0, note=NOTHING_COUNTED)
+        return UNCOUNTED
     found = _look_up(provider, model, _usage(counts), context)
     return Cost(usd=0.0, note=UNKNOWN_PRICE) if found is None else Cost(usd=float(found.total_price) * factor)
 

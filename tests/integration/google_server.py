@@ -3,7 +3,7 @@
 Written from Google's published references: https://ai.google.dev/api/generate-content (the method, the request, the
 response with its finish and block reasons, and the counts of tokens), https://ai.google.dev/gemini-api/docs/thinking
 (thought parts and their tokens), https://ai.google.dev/gemini-api/docs/troubleshooting (the statuses and what they
-mean) and https://google.aip.dev/193 (an error's body and its details), as of November 2026.
+mean) and https://google.aip.dev/193 (an error's body and its details), as of 2026-11-23.
 """
 
 import json

@@ -1,7 +1,8 @@
 """A local server that speaks Chat Completions; what it shares with the other vendors' is in vendor_server.py.
 
-Written from OpenAI's published API reference: https://platform.openai.com/docs/api-reference/chat/create (the
-request and the completion object) and https://platform.openai.com/docs/guides/error-codes (the errors).
+Written from OpenAI's published API reference, as of 2026-11-22:
+https://platform.openai.com/docs/api-reference/chat/create (the request and the completion object) and
+https://platform.openai.com/docs/guides/error-codes (the errors).
 """
 
 import json

@@ -450,14 +450,25 @@ def test_an_error_with_status_200_means_what_its_type_says(
     failure = failure_of(provider)
     assert type(failure) is meaning
     assert failure.message.startswith("Instead of an answer came an error: ")
+    assert failure.notes == ({"cost_note": NOTHING_COUNTED} if failure.may_be_billed else {})
     assert SECRET not in str(failure) + repr(vars(failure))
 
 
-@pytest.mark.parametrize("words", ["prompt is too long: 1000001 tokens > 1000000 maximum"])
-def test_a_prompt_that_does_not_fit_says_so(server: AnthropicServer, provider: AnthropicProvider, words: str) -> None:
-    """Whoever sent it can send shorter essays."""
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("prompt is too long: 1000001 tokens > 1000000 maximum", "longer than the model"),
+        ("Output blocked by content filtering policy", "blocked the answer"),
+    ],
+)
+def test_a_refusal_that_only_words_tell_apart_says_what_it_is(
+    server: AnthropicServer, provider: AnthropicProvider, words: str, told: str
+) -> None:
+    """Whoever sent it can send shorter essays, or others."""
     server.behave(status=400, says=words)
-    assert "longer than the model" in failure_of(provider).message
+    failure = failure_of(provider)
+    assert type(failure) is CallRefused
+    assert told in failure.message
 
 
 @pytest.mark.parametrize("blocks", [["Essay B it is.", WHOLE], [WHOLE[:20], WHOLE[20:]], ["", WHOLE, ""]])

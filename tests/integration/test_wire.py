@@ -4,6 +4,8 @@ What a vendor is sent and says is in the file of each.
 """
 
 import gzip
+import inspect
+import re
 import socket
 import ssl
 import threading
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from contracts.enums import EssayWinner, LLMProviderType
+from llm_provider.adapters.pricing import NOTHING_COUNTED
 from llm_provider.adapters.providers import bounded_response, deadline_transport
 from llm_provider.adapters.providers.sdk_provider import SDKProvider
 from llm_provider.errors import (
@@ -87,6 +90,13 @@ def provider(wire: Wire, server: Server) -> Iterator[Provider]:
 COMPRESSED = {"content-encoding": "gzip"}
 
 
+def test_the_server_says_as_of_when_it_speaks(wire: Wire) -> None:
+    """Vendors change their protocols, and whoever renews it has to know from where on."""
+    about = inspect.getmodule(wire.server)
+    assert about is not None
+    assert re.search(r"\b(as of|of|on) 20\d\d-\d\d-\d\d\b", about.__doc__ or "")
+
+
 # Keys
 
 
@@ -115,7 +125,10 @@ def test_a_redirect_is_not_followed(wire: Wire, server: Server, provider: Provid
     with wire.server() as elsewhere:
         for status in (301, 302, 303, 307, 308):
             server.behave(status=status, headers={"location": f"http://127.0.0.1:{elsewhere.port}{path}"})
-            assert type(failure_of(provider)) is CallRefused
+            failure = failure_of(provider)
+            assert type(failure) is CallRefused
+            assert "redirects" in failure.message
+            assert "base URL" in failure.message
         assert elsewhere.connections == 0
     assert server.total == 6
 
@@ -229,6 +242,31 @@ def test_a_failure_says_what_was_left_out_too(server: Server, provider: Provider
     for trouble in ({"status": 400}, {"mode": "hang"}, {"mode": "invalid_json"}):
         server.behave(**trouble)
         assert failure_of(provider, 0.3, call).notes["dropped_parameters"] == ["max_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "is_noted"),
+    [
+        ({"mode": "hang"}, True),
+        ({"mode": "cut"}, True),
+        ({"mode": "invalid_json"}, True),
+        ({"body": "{}"}, True),
+        ({"body": '{"error": '}, True),
+        ({"body": "\xff"}, True),
+        ({"status": 504}, True),
+        ({"status": 400}, False),
+        ({"status": 429}, False),
+        ({"status": 503}, False),
+    ],
+)
+def test_a_cost_of_nothing_is_explained_where_the_vendor_may_bill(
+    server: Server, provider: Provider, trouble: dict[str, Any], is_noted: bool
+) -> None:
+    """Whether an answer came and was none, or never came; who refuses a call bills nothing."""
+    server.behave(**trouble)
+    failure = failure_of(provider, 1.0)
+    assert failure.cost_usd == 0
+    assert failure.notes == ({"cost_note": NOTHING_COUNTED} if is_noted else {})
 
 
 # Connections

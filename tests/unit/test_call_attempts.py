@@ -105,6 +105,18 @@ def test_a_good_call_is_asked_for_made_and_settled() -> None:
     assert (caller.calls, caller.healths, caller.slept) == (1, [CallHealth.GOOD], [])
 
 
+@pytest.mark.parametrize("alias", ["models/gpt", "gpt:nitro", "gpt-2026-03-17", "gpt-20260317:floor", "gpt-latest"])
+def test_a_model_is_admitted_under_one_name(alias: str) -> None:
+    """No spelling of it has limits and holds of its own; the vendor is asked for what the caller named."""
+    caller = Caller()
+    caller.request = a_request(provider="openai", model=alias)
+
+    caller.compare()
+
+    assert caller.admission.asked[0]["target"].model == "gpt"
+    assert caller.provider.calls[0][0].model == alias
+
+
 def test_what_was_sent_is_noted_as_a_digest() -> None:
     """The SHA-256 of both messages as they went out, among the metadata."""
     caller = Caller()

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
-from llm_provider.config import PREFIX, VENDORS, Settings, VendorSettings, load_settings
+from llm_provider.config import PREFIX, VENDORS, RateLimit, Settings, VendorSettings, load_settings
 from llm_provider.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,11 @@ WRONG = [
     ("OPENROUTER_MODEL_LIMITS", "big=3"),
     ("OPENROUTER_MODEL_LIMITS", '{"big": 3}'),
     ("ANTHROPIC_MODEL_LIMITS", '{"big": {"requests": 3}}'),
+    ("GOOGLE_MODEL_LIMITS", '{"zebra": {"tokens_per_minute": 1}, "models/zebra": {"requests_per_minute": 1}}'),
     ("PROVIDER_RETRY_SECONDS", "0"),
+    ("PROVIDER_RETRY_SECONDS", " , "),
+    ("PROVIDER_RETRY_SECONDS", "none, 1"),
+    ("DELIVERY_RETRY_SECONDS", "none"),
     ("MOCK_ERROR_RATE", "1.1"),
     ("MOCK_ERROR_CODES", "OUT_OF_LUCK"),
     ("MOCK_ERROR_CODES", "VALIDATION_ERROR"),
@@ -170,6 +174,36 @@ def test_every_vendor_has_the_same_variables(monkeypatch: pytest.MonkeyPatch, ve
     assert (told.key, told.base_url, told.max_concurrent_calls) == ("sk-of-this-one", "http://127.0.0.1:1234/v9", None)
     assert (told.rate_limit("big").requests_per_minute, told.rate_limit("other").requests_per_minute) == (3, 60)
     assert all(settings.vendor(other).key == "" for other in VENDORS if other is not vendor)
+
+
+@pytest.mark.parametrize("key", ["judge-4", "models/judge-4", "judge-4:nitro", "judge-4-2026-03-17", "judge-4-latest"])
+@pytest.mark.parametrize("name", ["judge-4", "models/judge-4", "judge-4:floor", "judge-4-20260317:online"])
+def test_a_model_has_its_limit_however_it_is_spelled(monkeypatch: pytest.MonkeyPatch, key: str, name: str) -> None:
+    """By the operator and by the caller; another model has the vendor's."""
+    limits = f'{{"{key}": {{"requests_per_minute": 3}}}}'
+    told = load(monkeypatch, GOOGLE_REQUESTS_PER_MINUTE="60", GOOGLE_MODEL_LIMITS=limits).vendor(LLMProviderType.GOOGLE)
+
+    assert told.rate_limit(name).requests_per_minute == 3
+    assert told.rate_limit(f"{name}:free").requests_per_minute == 60
+
+
+def test_a_models_own_limit_leaves_the_vendors_other_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not said is inherited; null is said, and means as much as there is."""
+    told = load(
+        monkeypatch,
+        OPENAI_REQUESTS_PER_MINUTE="60",
+        OPENAI_TOKENS_PER_MINUTE="1000",
+        OPENAI_MODEL_LIMITS='{"dear": {"requests_per_minute": 1}, "free": {"tokens_per_minute": null}}',
+    ).vendor(LLMProviderType.OPENAI)
+
+    assert told.rate_limit("dear") == RateLimit(requests_per_minute=1, tokens_per_minute=1000)
+    assert told.rate_limit("free") == RateLimit(requests_per_minute=60, tokens_per_minute=None)
+
+
+@pytest.mark.parametrize("word", ["none", " None "])
+def test_calls_may_be_made_once_only(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """A word of its own switches the schedule off; an empty line leaves the default."""
+    assert load(monkeypatch, PROVIDER_RETRY_SECONDS=word).provider_retry_seconds == ()
 
 
 def test_zero_is_a_value(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,6 +262,16 @@ def finish_first(service: Service) -> None:
     service.decide(service.dispatcher.messages[0])
 
 
+def test_the_import_table_names_every_module() -> None:
+    """Whoever adds one says where it stands."""
+    _, _, rest = (DOCS / "architecture.md").read_text(encoding="utf-8").partition("\n## Who may import whom\n")
+    named = set(re.findall(r"`(\w+)", rest.partition("\n## ")[0]))
+    package = DOCS.parent / "llm_provider"
+    modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+
+    assert modules - {"__init__"} <= named
+
+
 def test_the_page_names_every_provider() -> None:
     """As the contract spells them."""
     row = next(line for line in API.splitlines() if "provider_override` |" in line)

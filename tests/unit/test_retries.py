@@ -46,11 +46,12 @@ def test_what_a_limit_turns_away_is_asked_again_more_often() -> None:
     assert patient.wait_after_refusal(RateLimited("no", retry_after_seconds=30), refusals=1) == pytest.approx(31.5)
 
 
-def test_without_waits_a_refusal_is_repeated_when_the_vendor_says() -> None:
-    """Its turn is reserved anew in any case."""
-    hasty = RetrySchedule(waits=(), refusals=1, random=lambda: 0.0)
-    assert hasty.wait_after_refusal(RateLimited("no", retry_after_seconds=3), refusals=1) == 3.0
-    assert hasty.wait_after_refusal(RateLimited("no"), refusals=1) == 0.0
+def test_without_waits_nothing_is_made_again() -> None:
+    """Neither what failed nor what a limit turned away, whatever the vendor says of waiting."""
+    once = RetrySchedule(waits=())
+
+    assert once.wait_after(ProviderOverloaded("no"), failures=1) is None
+    assert once.wait_after_refusal(RateLimited("no", retry_after_seconds=3), refusals=1) is None
 
 
 @pytest.mark.parametrize("failure", FINAL)

@@ -30,6 +30,9 @@ MONEY_MESSAGES = (
 # A prompt that does not fit has no code either.
 LENGTH_MESSAGES = ("prompt is too long", "input length and `max_tokens` exceed context limit")
 
+# Nor has an answer that a filter kept back.
+FILTER_MESSAGE = "Output blocked by content filtering policy"
+
 # https://platform.claude.com/docs/en/api/errors: the statuses of errors that come with a 200 in place of a message.
 STATUSES = {
     "invalid_request_error": 400,
@@ -77,5 +80,11 @@ def _of_status(status: int, headers: Mapping[str, str], codes: set[str], words: 
         status,
         headers,
         is_about_money=not codes.isdisjoint(MONEY_CODES) or words.startswith(MONEY_MESSAGES),
-        refusal=vendor_errors.TOO_LONG if words.startswith(LENGTH_MESSAGES) else None,
+        refusal=_refusal(words),
     )
+
+
+def _refusal(words: str) -> str | None:
+    if words.startswith(LENGTH_MESSAGES):
+        return vendor_errors.TOO_LONG
+    return vendor_errors.ANSWER_BLOCKED if words.startswith(FILTER_MESSAGE) else None

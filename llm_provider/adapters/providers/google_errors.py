@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 from google.genai import errors
-from google.genai._api_client import EphemeralTokenAPIKeyError
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.providers import vendor_errors
@@ -30,8 +29,11 @@ UNKNOWN_STATUS = 500
 # The account lacks something, such as billing in a country without a free tier; no other call would fare better.
 ACCOUNT_STATUS = "FAILED_PRECONDITION"
 
+# What the SDK says of a key that it does not send. The class is in a private module, which any release may move, and a
+# process must not fail to start for it.
+UNSENT_KEY = "EphemeralTokenAPIKeyError"
+
 _OF_THE_SDK: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
-    (EphemeralTokenAPIKeyError, KeyUnusable),
     (errors.UnknownApiResponseError, InvalidAnswer),
     # The SDK does not like the call, and has sent nothing.
     (errors.UnsupportedFunctionError, CallUnsendable),
@@ -50,7 +52,8 @@ def translate(error: Exception) -> ProviderError:
     status = getattr(error, "code", None)
     if isinstance(error, errors.APIError) and isinstance(status, int):
         return _of_status(status, error)
-    return vendor_errors.of_exception(LLMProviderType.GOOGLE, error, also=_OF_THE_SDK)
+    also = ((type(error), KeyUnusable),) if type(error).__name__ == UNSENT_KEY else _OF_THE_SDK
+    return vendor_errors.of_exception(LLMProviderType.GOOGLE, error, also)
 
 
 def _of_status(status: int, error: errors.APIError) -> ProviderError:

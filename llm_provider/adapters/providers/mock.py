@@ -21,9 +21,14 @@ from llm_provider.errors import (
     QuotaExceeded,
     RateLimited,
 )
-from llm_provider.internal_models import ComparisonTexts, Prompt, ProviderAnswer, ProviderCall, Verdict
-
-CHARS_PER_TOKEN = 4  # What vendors name as a rule of thumb for English.
+from llm_provider.internal_models import (
+    CHARS_PER_TOKEN,
+    ComparisonTexts,
+    Prompt,
+    ProviderAnswer,
+    ProviderCall,
+    Verdict,
+)
 
 _CONNECTIVES = re.compile(
     r"\b(also|although|as a result|because|but|consequently|despite|finally|first|for example|for instance"

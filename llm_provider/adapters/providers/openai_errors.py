@@ -7,6 +7,7 @@ import openai
 
 from contracts.enums import LLMProviderType
 from llm_provider.adapters.providers import vendor_errors
+from llm_provider.adapters.providers.retry_after import LONGEST_SECONDS
 from llm_provider.errors import (
     AnswerLost,
     CallRefused,
@@ -47,7 +48,6 @@ OBJECTING_CODES = frozenset({"content_filter", "content_policy_violation", "inva
 
 LENGTH_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 
-LONGEST_WAIT_SECONDS = 1e9
 UNKNOWN_STATUS = 502
 
 # A broken connection without a known cause may have carried the whole call.
@@ -121,7 +121,7 @@ def _wait(told: Mapping[Any, Any]) -> float | None:
     wait = _fields(told.get("availability")).get("retry_after")
     if not isinstance(wait, int | float) or isinstance(wait, bool):
         return None
-    return float(wait) if 0 <= wait <= LONGEST_WAIT_SECONDS else None
+    return float(wait) if 0 <= wait <= LONGEST_SECONDS else None
 
 
 def _status(code: object) -> int:

@@ -51,8 +51,9 @@ def to_answer(
         charged_usd=reply.charged_usd,
     )
     usage = _token_usage(reply.counts)
-    # A call that failed and was not counted is taken to cost nothing.
-    notes = notes_on(dropped_parameters, None if reply.failure is not None and reply.counts.is_empty else cost)
+    # A call that failed and was not counted is taken to cost nothing, unless the work may have been done.
+    is_free = reply.failure is not None and reply.counts.is_empty and not reply.failure.may_be_billed
+    notes = notes_on(dropped_parameters, None if is_free else cost)
     try:
         if reply.failure is not None:
             raise reply.failure

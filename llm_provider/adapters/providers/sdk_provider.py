@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 from contracts.enums import LLMProviderType
+from llm_provider.adapters.pricing import UNCOUNTED
 from llm_provider.adapters.providers import vendor_errors
 from llm_provider.adapters.providers.deadline import deadline
 from llm_provider.adapters.providers.per_process import PerProcess
@@ -63,10 +64,10 @@ class SDKProvider(ABC, Generic[C]):
         else:
             return to_answer(reply, provider=self.name, model=call.model, dropped_parameters=fitted.dropped)
         # Outside the handler, so that no log of a chained traceback can show what the vendor wrote.
-        raise failure.noted(notes_on(fitted.dropped))
+        raise failure.noted(notes_on(fitted.dropped, UNCOUNTED if failure.may_be_billed else None))
 
     def _judged_by_time(self, failure: ProviderError, end: float) -> ProviderError:
-        """Whoever had no time to connect knows nothing of the vendor."""
+        """What was not sent when its time was over was not sent in time, be it the vendor's fault or its caller's."""
         if isinstance(failure, ProviderUnreachable) and not failure.was_sent and time.monotonic() >= end:
             return NotSentInTime(vendor_errors.message(self.name, NotSentInTime))
         return failure

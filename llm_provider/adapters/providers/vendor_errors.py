@@ -85,10 +85,21 @@ _MESSAGES: dict[type[ProviderError], str] = {
 
 # More than its class says of a refusal.
 BLOCKED = "{} blocked this prompt before the model saw it."
+ANSWER_BLOCKED = "{} blocked the answer that the model wrote."
 TOO_LONG = "The prompt with both essays is longer than the model of {} takes."
 NO_SUCH_MODEL = "{} has no such model, or not for this key; or its base URL is wrong."
-_OF_REFUSED_STATUS = {404: NO_SUCH_MODEL, 413: TOO_LONG}
+REDIRECTED = "{} redirects this call, which is not followed: an operator has to look at the base URL."
+_OF_REFUSED_STATUS = {
+    **dict.fromkeys((301, 302, 303, 307, 308), REDIRECTED),
+    404: NO_SUCH_MODEL,
+    413: TOO_LONG,
+}
 
+# And of an exception.
+_OF_EXCEPTION: dict[type[BaseException], str] = {
+    httpx2.TooManyRedirects: REDIRECTED,
+    httpx2.WriteTimeout: "This call could not be sent to {} completely in time.",
+}
 NOT_TRUSTED = "The certificate of {} is not trusted here: an operator has to look at base URL and ca-certificates."
 
 
@@ -135,8 +146,8 @@ def of_exception(
     told = error.__cause__ if isinstance(error.__cause__, httpx2.HTTPError) else error
     known = (failure for cause, failure in (*also, *BY_EXCEPTION) if isinstance(told, cause))
     failure = next(known, ProviderError)
-    words = NOT_TRUSTED.format(provider) if _is_about_trust(told) else message(provider, failure)
-    return failure(words, details={"exception": type(told).__name__})
+    words = NOT_TRUSTED if _is_about_trust(told) else _OF_EXCEPTION.get(type(told), _MESSAGES[failure])
+    return failure(words.format(provider), details={"exception": type(told).__name__})
 
 
 def _is_about_trust(error: BaseException | None) -> bool:

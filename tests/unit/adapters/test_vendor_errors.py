@@ -1,8 +1,10 @@
 """What is below every SDK has one meaning, whoever raises it: httpx2's exceptions, and Python's own."""
 
+import ast
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import anthropic
 import httpx2
@@ -10,6 +12,7 @@ import openai
 import pytest
 
 from contracts.enums import LLMProviderType
+from llm_provider.adapters import providers
 from llm_provider.adapters.providers import anthropic_errors, google_errors, openai_errors
 from llm_provider.errors import (
     AnswerLost,
@@ -104,6 +107,18 @@ def test_a_failure_of_the_connection_means_the_same_bare_or_wrapped(
     assert type(TRANSLATORS[vendor](error)) is meaning
 
 
+def test_half_a_call_says_that_it_was_not_sent(translate: Translate) -> None:
+    """There was a connection, so its message speaks of none that was missing."""
+    message = translate(httpx2.WriteTimeout(SECRET)).message
+    assert "completely in time" in message
+    assert "no connection" not in message
+
+
+def test_a_redirect_is_the_base_urls_fault(translate: Translate) -> None:
+    """Should a client follow one, and then another."""
+    assert "base URL" in translate(httpx2.TooManyRedirects(SECRET)).message
+
+
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
@@ -130,6 +145,17 @@ def test_an_error_of_ours_stays_as_it_is(translate: Translate) -> None:
 def test_no_exception_of_the_http_client_is_unknown_here() -> None:
     """A new version of httpx2 that adds one, or drops one, makes this fail."""
     assert set(HTTPX2) == set(TRANSPORT) | MISUSE
+
+
+@pytest.mark.parametrize("path", sorted(Path(providers.__file__ or "").parent.glob("*.py")), ids=lambda path: path.stem)
+def test_no_private_part_of_an_sdk_is_imported(path: Path) -> None:
+    """Any release may move one, and then no process would start."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    whole = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    parts = [f"{node.module}.{a.name}" for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names]
+    foreign = [name for name in (*whole, *parts) if not name.startswith("llm_provider.")]
+
+    assert not [name for name in foreign if any(part.startswith("_") for part in name.split("."))]
 
 
 @pytest.mark.parametrize("name", sorted(MISUSE))
