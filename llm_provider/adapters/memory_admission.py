@@ -67,10 +67,10 @@ class _Learned:
     refused_rate: float = 0.0
     calling_seconds: float = 0.0
     last_call: float = 0.0
-    # When the next call may be made, and when all who wait awake, and all who were invited, will have been.
-    passed: float = 0.0
-    awake: float = 0.0
-    invited: float = 0.0
+    # When the next call may be made, and when all who wait awake, and all who were invited, will all have been.
+    next_call: float = 0.0
+    awake_until: float = 0.0
+    invited_until: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -83,7 +83,7 @@ class _Learned:
     def count(self, now: float) -> None:
         self.calling_seconds += min(now - self.last_call, 2 * self.interval)
         self.last_call = now
-        self.passed = max(self.passed, now - CAUGHT_UP_SECONDS) + self.interval
+        self.next_call = max(self.next_call, now - CAUGHT_UP_SECONDS) + self.interval
 
 
 @dataclass
@@ -106,7 +106,7 @@ class _Pace:
             learned.refused_rate = rate * (1 - BACK_OFF / 2) if rate < learned.refused_rate else rate
         learned.since = learned.last_call = now
         learned.calling_seconds = 0.0
-        learned.passed = now + learned.interval
+        learned.next_call = now + learned.interval
         self.learned = learned
 
     def count(self, now: float) -> None:
@@ -349,15 +349,15 @@ class MemoryAdmission:
         if pace.learned is None:
             return None
         before = sum(line.ticket(call) < line.ticket(ask.call_id) for call in pace.asleep)
-        free_at = max(pace.learned.passed, pace.hold)
+        free_at = max(pace.learned.next_call, pace.hold)
         if free_at <= ask.now and not before:
             return None
-        wait = max(free_at, pace.learned.awake) - ask.now
+        wait = max(free_at, pace.learned.awake_until) - ask.now
         told = Admission(Obstacle.VENDOR_HOLD, wait, has_turn=has_turn, is_late=is_late)
         if free_at - ask.now >= ask.patience_seconds:
             return self._step_aside(ask, replace(told, wait_seconds=free_at - ask.now))
         if not before and wait < AWAKE_SECONDS:
-            pace.learned.awake = ask.now + wait + pace.learned.interval
+            pace.learned.awake_until = ask.now + wait + pace.learned.interval
             line.keep_ticket(ask.call_id, ask.now, wait)
             pace.asleep.pop(ask.call_id, None)
             return self._step_aside(ask, told)
@@ -522,7 +522,7 @@ class MemoryAdmission:
         most = self._invitations_of_circuit(target.provider, now)
         learned = pace.learned or _Learned(now)
         interval = max(LEAST_INTERVAL_SECONDS, learned.interval if pace.learned else 0.0)
-        at = max(now, pace.hold, learned.passed, learned.awake, learned.invited)
+        at = max(now, pace.hold, learned.next_call, learned.awake_until, learned.invited_until)
         for call in sorted(pace.asleep, key=line.ticket):
             if at >= now + INVITED_AHEAD_SECONDS or not most:
                 break
@@ -531,7 +531,7 @@ class MemoryAdmission:
             if most == 1:
                 line.invited[call] = now + INVITATION_SECONDS
             at, most = at + interval, most - 1
-        learned.invited = at
+        learned.invited_until = at
         return invited
 
     def invite_next(self, provider: LLMProviderType) -> Sequence[str]:

@@ -20,6 +20,7 @@ from llm_provider.errors import (
     CallUnsendable,
     InvalidAnswer,
     KeyUnusable,
+    NoVerdict,
     ProviderTimeout,
     QuotaExceeded,
     RateLimited,
@@ -332,7 +333,7 @@ def test_an_answer_that_is_no_verdict_is_invalid_and_billed(
     """Whatever it is, it was one call, and what the vendor counted is told."""
     server.behave(mode=mode)
     failure = failure_of(provider)
-    assert type(failure) is InvalidAnswer
+    assert type(failure) is (InvalidAnswer if mode == "invalid_json" else NoVerdict)
     assert (failure.token_usage.prompt_tokens > 0) is (mode != "invalid_json")
     assert server.total == 1
 

@@ -18,6 +18,7 @@ from llm_provider.config import Settings
 from llm_provider.errors import (
     InvalidAnswer,
     NotSentInTime,
+    NoVerdict,
     QuotaExceeded,
 )
 from llm_provider.internal_models import ComparisonTexts, ProviderCall
@@ -219,7 +220,7 @@ def test_an_answer_is_read_whatever_its_order_and_its_extras(server: OpenAIServe
 def test_an_answer_that_is_no_verdict_is_invalid(server: OpenAIServer, provider: OpenAIProvider, mode: str) -> None:
     """A refusal, a truncation, half a body of JSON; each was one call."""
     server.behave(mode=mode)
-    assert type(failure_of(provider)) is InvalidAnswer
+    assert type(failure_of(provider)) is (InvalidAnswer if mode == "invalid_json" else NoVerdict)
     assert server.total == 1
 
 

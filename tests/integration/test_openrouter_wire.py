@@ -21,6 +21,7 @@ from llm_provider.errors import (
     AuthenticationFailed,
     CallRefused,
     InvalidAnswer,
+    NoVerdict,
     ProviderError,
     ProviderOverloaded,
     ProviderServerError,
@@ -216,7 +217,7 @@ def test_an_answer_that_is_no_verdict_is_invalid(
     """Each kind says so in its own words, was one call, and was billed if it was counted."""
     server.behave(mode=mode)
     failure = failure_of(provider)
-    assert type(failure) is InvalidAnswer
+    assert type(failure) is (InvalidAnswer if mode == "invalid_json" else NoVerdict)
     assert says in failure.message
     assert failure.cost_usd == (0.0 if mode == "invalid_json" else COST_USD)
     assert server.total == 1
@@ -227,7 +228,7 @@ def test_a_model_that_only_thought_is_invalid(server: OpenRouterServer, provider
     message = {"role": "assistant", "content": None, "reasoning": json.dumps(VERDICT)}
     server.behave(body=json.dumps(completed(choices=[{"message": message, "finish_reason": "stop"}])))
     failure = failure_of(provider)
-    assert type(failure) is InvalidAnswer
+    assert type(failure) is NoVerdict
     assert failure.message == "openrouter's answer holds no text."
 
 

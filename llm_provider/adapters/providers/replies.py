@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from contracts.enums import LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.adapters.pricing import price
-from llm_provider.errors import InvalidVerdict, NoVerdict, ProviderError
+from llm_provider.errors import InvalidAnswer, InvalidVerdict, NoVerdict, ProviderError
 from llm_provider.internal_models import Cost, ProviderAnswer, TokenCounts, Verdict
 from llm_provider.verdicts import parse_verdict
 
@@ -58,7 +58,8 @@ def to_answer(
         if reply.failure is not None:
             raise reply.failure
         if reply.problem is not None:
-            raise NoVerdict(reply.problem)
+            # What has counted nothing is no model, but whatever stands before it.
+            raise (InvalidAnswer if reply.counts.is_empty else NoVerdict)(reply.problem)
         verdict = _verdict(reply)
     except ProviderError as error:
         raise error.billed(usage, cost.usd).noted(notes) from None

@@ -119,33 +119,57 @@ if #pace.accounts > 0 then
   end
   if wait_ms > 0 then return step_aside(whose_limit, wait_ms) end
 end
-if pace.slow_since then
-  -- What was learned is a guess, which changes with every call: it gives no turns in advance, but invites those who sleep.
-  local free_at = math.max(pace.learned, pace.hold)
+-- What was learned is a guess, which changes with every call: it gives no turns in advance, but invites those who sleep.
+local function wait_for_learned_pace()
+  local free_at = math.max(pace.next_call, pace.hold)
   local before = redis.call('ZCOUNT', paced, '-inf', '(' .. ticket())
-  if free_at > now or before > 0 then
-    local wait_ms = math.max(free_at, pace.awake) - now
-    if free_at - now >= patience_ms then return step_aside('vendor_hold', free_at - now) end
-    if before == 0 and wait_ms < AWAKE_MS then
-      write_pace(pace, 'awake', now + wait_ms + learned_interval(pace), now + wait_ms + learned_interval(pace))
-      keep_ticket(wait_ms)
-      redis.call('ZREM', paced, call)
-      redis.call('ZREM', p.asleep, call)
-      return step_aside('vendor_hold', wait_ms)
-    end
-    if not can_sleep then
-      return step_aside('vendor_hold', math.max(wait_ms, LEARNED_WAIT_MS * (1 + chance) / 2))
-    end
-    local told = step_aside('vendor_hold', 0, true)
-    local mine = keep_ticket(patience_ms)
-    lie_down()
-    redis.call('ZADD', paced, mine, call)
-    redis.call('SADD', models, model)
-    keep(paced, patience_ms + 60000)
-    keep(models, patience_ms + 60000)
-    told[2] = math.ceil(math.max(free_at - now, 0) + LOOK_AGAIN_MS + LOOK_AGAIN_EACH_MS * redis.call('ZRANK', paced, call))
-    return told
+  if free_at <= now and before == 0 then return nil end
+  if free_at - now >= patience_ms then return step_aside('vendor_hold', free_at - now) end
+  local wait_ms = math.max(free_at, pace.awake_until) - now
+  if before == 0 and wait_ms < AWAKE_MS then
+    local until_ms = now + wait_ms + learned_interval(pace)
+    write_pace(pace, 'awake_until', until_ms, until_ms)
+    keep_ticket(wait_ms)
+    redis.call('ZREM', paced, call)
+    redis.call('ZREM', p.asleep, call)
+    return step_aside('vendor_hold', wait_ms)
   end
+  if not can_sleep then
+    return step_aside('vendor_hold', math.max(wait_ms, LEARNED_WAIT_MS * (1 + chance) / 2))
+  end
+  local told = step_aside('vendor_hold', 0, true)
+  redis.call('ZADD', paced, keep_ticket(patience_ms), call)
+  redis.call('SADD', models, model)
+  keep(paced, patience_ms + 60000)
+  keep(models, patience_ms + 60000)
+  lie_down()
+  wait_ms = math.max(free_at - now, 0) + LOOK_AGAIN_MS + LOOK_AGAIN_EACH_MS * redis.call('ZRANK', paced, call)
+  told[2] = math.ceil(wait_ms)
+  return told
+end
+
+local function count_for_learned_pace()
+  redis.call('ZREM', paced, call)
+  -- Time in which nobody calls tells nothing.
+  pace.calling_ms = pace.calling_ms + math.min(now - pace.last_call, 2 * learned_interval(pace))
+  pace.last_call = now
+  pace.next_call = math.max(pace.next_call, now - CAUGHT_UP_MS) + learned_interval(pace)
+  if learned_rate(pace) > FASTEST_RATE then
+    redis.call('HDEL', pace_key, 'slow_since', 'refused_rate', 'calling_ms', 'last_call', 'next_call', 'awake_until',
+      'invited_until')
+    redis.call('HDEL', slowed, model)
+    return
+  end
+  for _, field in ipairs({'calling_ms', 'last_call', 'next_call'}) do
+    write_pace(pace, field, pace[field], now + SLOW_KEPT_MS)
+  end
+  redis.call('HSET', slowed, model, learned_interval(pace))
+  keep(slowed, SLOW_KEPT_MS)
+end
+
+if pace.slow_since then
+  local told = wait_for_learned_pace()
+  if told then return told end
 end
 
 -- 3. A slot. It goes to whoever asked first, of those who are there or can be invited.
@@ -182,21 +206,7 @@ end
 -- 4. It is made: from here on it counts, and who is the probe is the only one.
 leave_line(p, call)
 charge('passed')
-if pace.slow_since then
-  redis.call('ZREM', paced, call)
-  pace.calling_ms = pace.calling_ms + math.min(now - pace.last_call, 2 * learned_interval(pace))
-  pace.learned = math.max(pace.learned, now - CAUGHT_UP_MS) + learned_interval(pace)
-  if learned_rate(pace) > FASTEST_RATE then
-    redis.call('HDEL', pace_key, 'slow_since', 'refused_rate', 'calling_ms', 'last_call', 'learned', 'awake', 'invited')
-    redis.call('HDEL', slowed, model)
-  else
-    write_pace(pace, 'calling_ms', pace.calling_ms, now + SLOW_KEPT_MS)
-    write_pace(pace, 'last_call', now, now + SLOW_KEPT_MS)
-    write_pace(pace, 'learned', pace.learned, now + SLOW_KEPT_MS)
-    redis.call('HSET', slowed, model, learned_interval(pace))
-    keep(slowed, SLOW_KEPT_MS)
-  end
-end
+if pace.slow_since then count_for_learned_pace() end
 if half_open then
   redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + lease_ms)
 elseif limit > 0 then

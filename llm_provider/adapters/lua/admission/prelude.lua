@@ -28,15 +28,17 @@ local function account(name, per_minute, stored, now)
 end
 
 -- What a model is held to: what is configured, until when its vendor asked to leave it alone, and what its vendor's
--- refusals taught: since `slow_since`, nil: nothing, its calls are spread (learned_rate in admission.py). A rate of 0 is
--- none.
+-- refusals taught. `slow_since` the last of them, nil: there was none, its calls keep a rate: `refused_rate` was too much
+-- then, and since then it was called for `calling_ms`. `awake_until` is when those who wait awake, and `invited_until`
+-- when those who were invited, will all have been called. A configured rate of 0 is none.
 local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   local stored, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
   local pace = {key = key, now = now, accounts = {}, hold = number(stored.hold), granted = number(stored.granted),
     slow_since = tonumber(stored.slow_since), refused_rate = number(stored.refused_rate),
     calling_ms = number(stored.calling_ms), last_call = number(stored.last_call),
-    learned = number(stored.learned), awake = number(stored.awake), invited = number(stored.invited)}
+    next_call = number(stored.next_call), awake_until = number(stored.awake_until),
+    invited_until = number(stored.invited_until)}
   if requests_per_minute > 0 then
     pace.requests = account('requests', requests_per_minute, stored, now)
     table.insert(pace.accounts, pace.requests)
@@ -48,6 +50,7 @@ local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   return pace
 end
 
+-- See admission.py.
 local function learned_rate(pace)
   local seconds = pace.calling_ms / 1000
   if pace.refused_rate == 0 then return FIRST_RATE * 2 ^ math.min(seconds / DOUBLED_AFTER_SECONDS, 20) end
@@ -96,7 +99,7 @@ local function forget_absent(p, now)
   end
 end
 
--- How many may be invited: `open` circuits and those that are probed let nobody come, and others one to probe.
+-- How many a circuit lets come: any number when it is closed, one to probe it, and nobody until then.
 local function invitations_of_circuit(p, now)
   local b = redis.call('HMGET', p.breaker, 'until', 'probe', 'probe_until')
   if not b[1] then return math.huge end
@@ -153,7 +156,7 @@ end
 local function invite_paced(p, now, pace, paced, invited)
   if redis.call('EXISTS', paced) == 0 then return invited end
   local most = invitations_of_circuit(p, now)
-  local at = math.max(now, pace.hold, pace.learned, pace.awake, pace.invited)
+  local at = math.max(now, pace.hold, pace.next_call, pace.awake_until, pace.invited_until)
   local first, interval = at, math.max(LEAST_INTERVAL_MS, learned_interval(pace))
   while most > 0 and at < now + INVITED_AHEAD_MS do
     local head = redis.call('ZPOPMIN', paced)
@@ -169,6 +172,6 @@ local function invite_paced(p, now, pace, paced, invited)
       at, most = at + interval, most - 1
     end
   end
-  if at > first then write_pace(pace, 'invited', at, at) end
+  if at > first then write_pace(pace, 'invited_until', at, at) end
   return invited
 end

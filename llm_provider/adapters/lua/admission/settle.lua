@@ -75,8 +75,8 @@ if (beyond ~= 0 and ARGV[9] ~= '0') or hold_ms > 0 or turned_away
       pace.refused_rate = rate < pace.refused_rate and rate * (1 - BACK_OFF / 2) or rate
     end
     pace.slow_since, pace.calling_ms, pace.last_call = now, 0, now
-    pace.learned = now + learned_interval(pace)
-    for _, field in ipairs({'slow_since', 'refused_rate', 'calling_ms', 'last_call', 'learned'}) do
+    pace.next_call = now + learned_interval(pace)
+    for _, field in ipairs({'slow_since', 'refused_rate', 'calling_ms', 'last_call', 'next_call'}) do
       write_pace(pace, field, pace[field], now + SLOW_KEPT_MS)
     end
     redis.call('HSET', slowed, ARGV[13], learned_interval(pace))
