@@ -48,8 +48,8 @@ CAUGHT_UP_SECONDS = 0.2
 # them in a moment than so far apart.
 INVITED_AHEAD_SECONDS = 1.0
 AWAKE_SECONDS = 1.4
-LEAST_INTERVAL_SECONDS = 0.01
-# Who is kept back by it and cannot sleep looks again after so long at the latest.
+LEAST_INTERVAL_SECONDS = 0.002
+# Who is kept back by it and cannot sleep looks again after so long, or when a longer hold has ended.
 LEARNED_WAIT_SECONDS = 20.0
 # A vendor that has granted a call so lately turns others away because they are too many.
 GRANTING_SECONDS = 60.0
@@ -117,7 +117,7 @@ class CallHealth(StrEnum):
 
     GOOD = "good"
     BAD = "bad"  # It counts towards opening the breaker.
-    UNKNOWN = "unknown"  # Neither: no call was made after all, or it was turned away by a limit.
+    UNKNOWN = "unknown"  # Neither: it was not made after all, or told of itself alone, or of a limit.
 
 
 @dataclass(frozen=True)

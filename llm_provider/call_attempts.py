@@ -51,12 +51,13 @@ ANSWER_TOKENS = 300
 
 
 class CallLater(Exception):
-    """The next call is due after `wait_seconds`; until then no thread need wait."""
+    """The next call is due after `wait_seconds`; until then no thread need wait. Who `sleeps` may be woken before."""
 
-    def __init__(self, wait_seconds: float, progress: CallProgress) -> None:
+    def __init__(self, wait_seconds: float, progress: CallProgress, *, sleeps: bool = False) -> None:
         super().__init__(f"in {wait_seconds:.1f} s")
         self.wait_seconds = wait_seconds
         self.progress = progress
+        self.sleeps = sleeps
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class CallAttempts:
         # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
         self._others_are_granted = False
         self._sleep = sleep
-        self._target = ComparisonTarget(provider=request.provider, model=canonical_name(request.model))
+        self._target = target_of(request)
 
     def run(self) -> Outcome:
         """The verdict; raises CallLater or a ComparisonError."""
@@ -119,6 +120,9 @@ class CallAttempts:
             except ProviderError as error:
                 self._last_error = error
                 wait = self._wait_after(error)
+                # What took so long to fail takes as long to answer: it would be cut off, and might be billed.
+                if wait + error.response_time_ms / 1000 >= self._seconds_left():
+                    raise
                 self._pause(wait, error, is_long=self._makes_run_long(wait))
 
     def _makes_run_long(self, wait: float) -> bool:
@@ -199,7 +203,7 @@ class CallAttempts:
             if admission.obstacle is None:
                 return admission
             if admission.sleeps:
-                raise CallLater(admission.wait_seconds, self._progress())
+                raise CallLater(admission.wait_seconds, self._progress(), sleeps=True)
             # Many short waits in a row are a long one.
             waited += admission.wait_seconds
             self._wait_for_admission(admission, is_long=waited > SHORT_WAIT_SECONDS)
@@ -217,7 +221,8 @@ class CallAttempts:
             raise
 
     def _settle(self, admission: Admission, report: CallReport) -> None:
-        self._has_turn = self._is_late = False
+        # Should it be made again, it has had its turn, and comes as soon as what has really been called allows.
+        self._has_turn = self._is_late = report.health is not CallHealth.GOOD
         if is_guarded(self._provider):
             told = replace(report, is_probe=admission.is_probe)
             self._others_are_granted = self._gate.settle(self._target, self._request.queue_id, told)
@@ -311,6 +316,11 @@ class CallAttempts:
             temperature=overrides.temperature_override,
             max_tokens=overrides.max_tokens_override,
         )
+
+
+def target_of(request: QueuedRequest) -> ComparisonTarget:
+    """What admission control counts and limits its calls by."""
+    return ComparisonTarget(provider=request.provider, model=canonical_name(request.model))
 
 
 def is_guarded(provider: LLMProviderProtocol) -> bool:

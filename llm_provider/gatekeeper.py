@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 # Who could not ask does not ask again for so long, so that not every call waits for a Redis that hangs.
 BLIND_SECONDS = 1.0
-# Of calling others instead of those who are over: the rest is left to the next sweep.
+# Of inviting others instead of those who are over: the rest is left to the next sweep.
 MOST_ROUNDS = 100
 NOBODY: Sequence[str] = ()
 
@@ -78,7 +78,7 @@ class Gatekeeper:
         return invited
 
     def invite_next(self, provider: LLMProviderType) -> None:
-        """Wake who is asleep and may come now, after a circuit has closed or a place has lapsed."""
+        """Wake who is asleep and may come now: a circuit has closed, a place has lapsed, a pace allows it."""
         invited = self._told(lambda: self._admission.invite_next(provider), NOBODY)
         self._wake(ComparisonTarget(provider=provider, model=""), invited)
 

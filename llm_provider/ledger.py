@@ -297,9 +297,11 @@ class LedgerProtocol(Protocol):
         """
         ...
 
-    def suspend(self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress) -> bool:
+    def suspend(
+        self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress, sleeps: bool = False
+    ) -> bool:
         """Give the lease back and let a sweeper dispatch the request again after the wait; until then nobody claims
-        it. False when the lease was not the holder's any more.
+        it. False when the lease was not the holder's any more. Who `sleeps` and was woken meanwhile does not wait.
 
         Its next claim answers with `progress`.
         """
@@ -308,7 +310,7 @@ class LedgerProtocol(Protocol):
     def wake(self, queue_ids: Sequence[str]) -> Woken:
         """End the waits of these requests now.
 
-        One that is about to be suspended will not wait. A message that gets lost is sent again by a sweeper, as after
+        One that is about to go to sleep will not. A message that gets lost is sent again by a sweeper, as after
         any wait.
         """
         ...

@@ -34,6 +34,7 @@ def canonical_name(model: str) -> str:
 
     In the ways of all vendors, since a server that speaks one's protocol may serve another's models.
     """
+    shorter = base_name(model)
     for vendor in LLMProviderType:
-        model = bare_name(vendor, model)
-    return base_name(model)
+        shorter = bare_name(vendor, shorter)
+    return model if shorter == model else canonical_name(shorter)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 from contracts.enums import LLMProviderType
 from llm_provider.admission import BreakerView, ProviderLoad
-from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since
+from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since, target_of
+from llm_provider.config import VENDORS
 from llm_provider.errors import ProviderMissing, ProviderNotConfigured
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import CallProgress, ComparisonTexts, ProviderAnswer, ProviderCall
@@ -73,6 +74,11 @@ class ProviderCaller:
     def release(self, provider: LLMProviderType) -> bool:
         """Close the provider's circuit and end what its vendor asked for; False when Redis does not answer."""
         return self._gatekeeper.release(provider)
+
+    def leave(self, request: QueuedRequest) -> None:
+        """The request is over while it waits, or may wait, for its next call: whoever stands behind it moves up."""
+        if request.provider in VENDORS:
+            self._gatekeeper.leave(target_of(request), request.queue_id)
 
     def compare(
         self,

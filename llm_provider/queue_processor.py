@@ -116,7 +116,7 @@ class QueueProcessorImpl:
 
         def suspend() -> bool:
             left = max(0.0, due - time.monotonic())
-            return self._ledger.suspend(queue_id, holder, wait_seconds=left, progress=progress)
+            return self._ledger.suspend(queue_id, holder, wait_seconds=left, progress=progress, sleeps=later.sleeps)
 
         if self._when_ledger_answers(request, suspend):
             log.info("request_suspended", wait_seconds=round(wait, 1), failures=progress.failures)
@@ -182,7 +182,10 @@ class QueueProcessorImpl:
         if progress is None:
             return None
         decision = self._ledger.commit(queue_id, outcomes.abandoned(queue_id, error, progress, at=utc_now()))
-        return decision if decision and decision.mine else None
+        if decision is None or not decision.mine:
+            return None
+        self._caller.leave(decision.request)
+        return decision
 
     def _deliver(self, decision: Decision, admits: Callable[[str], bool]) -> None:
         request = decision.request

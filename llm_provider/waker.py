@@ -1,4 +1,4 @@
-"""Wakes the requests that sleep until their circuit has closed or a place among the concurrent calls is theirs."""
+"""Wakes the requests that sleep until their circuit has closed, a place is theirs, or their vendor may be asked."""
 
 from collections.abc import Sequence
 

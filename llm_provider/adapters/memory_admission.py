@@ -156,7 +156,7 @@ class _Account:
 
 @dataclass
 class _Waiting:
-    """In the line by when it first asked; asleep until it is called, or awake and expected back."""
+    """In the line by when it first asked; asleep until it is invited, or awake and expected back."""
 
     asked: int
     until: float
@@ -219,19 +219,23 @@ class _Line:
         in_order = sorted(self.waiting.items(), key=lambda item: item[1].asked)[: max(0, most)]
         return [call for call, w in in_order if w.is_asleep]
 
-    def flow_left(self, now: float) -> int:
-        """Slowly first, and twice as many each second."""
+    def flow_left(self, now: float, limit: int) -> float:
+        """Slowly first, and twice as many each second, until as many may come at once as there are places."""
         second, (last, allowed, left) = int(now), self.flow or _UNUSED_FLOW
         if second > last + 10:
             allowed = left = FIRST_INVITED
         elif second > last:
             allowed = left = min(2 * allowed, MOST_INVITED)
+        if limit and allowed >= limit:
+            self.flow = None
+            return float("inf")
         self.flow = (second, allowed, left)
         return left
 
     def flow_on(self, invited: int) -> None:
-        second, allowed, left = self.flow or _UNUSED_FLOW
-        self.flow = (second, allowed, left - invited)
+        if self.flow is not None:
+            second, allowed, left = self.flow
+            self.flow = (second, allowed, left - invited)
 
 
 @dataclass
@@ -259,9 +263,10 @@ def _unlimited(_: LLMProviderType) -> VendorSettings:
 
 @dataclass(frozen=True)
 class _Ask(CallAsk):
-    """One caller's question, and when it was asked."""
+    """One caller's question, when it was asked, and who may come now."""
 
     now: float = 0.0
+    invited: list[str] = field(default_factory=list)
 
     @property
     def provider(self) -> LLMProviderType:
@@ -288,7 +293,8 @@ class MemoryAdmission:
     def ask(self, ask: CallAsk) -> Admission:
         with self._asked() as now:
             asked = _Ask(**vars(ask), now=now)
-            return self._circuit(asked) or self._turn(asked) or self._slot(asked)
+            told = self._circuit(asked) or self._turn(asked) or self._slot(asked)
+            return replace(told, invited=tuple(asked.invited))
 
     def _circuit(self, ask: _Ask) -> Admission | None:
         breaker = self._breaker(ask.provider)
@@ -348,6 +354,9 @@ class MemoryAdmission:
         pace, line = self._pace(ask.target), self._line(ask.provider)
         if pace.learned is None:
             return None
+        # Its own place is not given to others: it is there.
+        pace.asleep.pop(ask.call_id, None)
+        ask.invited.extend(self._invite_paced(ask.target, ask.now))
         before = sum(line.ticket(call) < line.ticket(ask.call_id) for call in pace.asleep)
         free_at = max(pace.learned.next_call, pace.hold)
         if free_at <= ask.now and not before:
@@ -359,7 +368,6 @@ class MemoryAdmission:
         if not before and wait < AWAKE_SECONDS:
             pace.learned.awake_until = ask.now + wait + pace.learned.interval
             line.keep_ticket(ask.call_id, ask.now, wait)
-            pace.asleep.pop(ask.call_id, None)
             return self._step_aside(ask, told)
         if not ask.can_sleep:
             later = LEARNED_WAIT_SECONDS * (1 + self.chance()) / 2
@@ -377,7 +385,8 @@ class MemoryAdmission:
         line.keep_ticket(ask.call_id, ask.now, told.wait_seconds)
         line.leave(ask.call_id)
         line.leases.pop(ask.call_id, None)
-        return replace(told, invited=tuple(self._invite_next(ask.provider, ask.now)))
+        ask.invited.extend(self._invite_next(ask.provider, ask.now))
+        return told
 
     def _slot(self, ask: _Ask) -> Admission:
         """A slot goes to whoever asked first, of those who are there or can be called."""
@@ -399,14 +408,8 @@ class MemoryAdmission:
             wait = self._sleep(ask)
         else:
             self._line(ask.provider).stand(ask.call_id, ask.now, ask.now + wait + LATENESS_SECONDS, is_asleep=False)
-        return Admission(
-            Obstacle.CONCURRENCY,
-            wait,
-            has_turn=True,
-            is_late=ask.is_late,
-            sleeps=ask.can_sleep,
-            invited=tuple(self._invite_next(ask.provider, ask.now)),
-        )
+        ask.invited.extend(self._invite_next(ask.provider, ask.now))
+        return Admission(Obstacle.CONCURRENCY, wait, has_turn=True, is_late=ask.is_late, sleeps=ask.can_sleep)
 
     def _admit(self, ask: _Ask) -> Admission:
         """The probe is taken last, so that only a call that is made takes it."""
@@ -419,8 +422,9 @@ class MemoryAdmission:
         pace.count(ask.now)
         self._held[ask.call_id] = (ask.provider, breaker.epoch, ask.now)
         if breaker.until is None:
-            invited = self._invite_next(ask.provider, ask.now) if self._limit(ask.provider) else []
-            return Admission(has_turn=True, invited=tuple(invited))
+            if self._limit(ask.provider):
+                ask.invited.extend(self._invite_next(ask.provider, ask.now))
+            return Admission(has_turn=True)
         breaker.probe, breaker.probe_until = ask.call_id, ask.now + self.lease_seconds
         return Admission(has_turn=True, is_probe=True)
 
@@ -437,14 +441,14 @@ class MemoryAdmission:
             invited = self._invite_next(target.provider, now)
             if pace.learned and report.health is CallHealth.GOOD:
                 pace.granted = now
-            if report.turned_away:
-                # It comes back to where it stood.
+            if report.turned_away or report.health is CallHealth.BAD:
+                # Should it come back, then to where it stood.
                 self._line(target.provider).keep_ticket(call_id, now)
-                # Calls that began before the last refusal tell nothing new.
-                if admitted_at > (pace.learned.since if pace.learned else float("-inf")):
-                    pace.refuse(now)
             else:
                 self._line(target.provider).tickets.pop(call_id, None)
+            # Calls that began before the last refusal tell nothing new.
+            if report.turned_away and admitted_at > (pace.learned.since if pace.learned else float("-inf")):
+                pace.refuse(now)
             self._correct(target, now, report.tokens_beyond_estimate, report.hold_seconds)
             invited += self._invite_paced(target, now)
             return Settled(tuple(invited), is_granting=pace.granted > now - GRANTING_SECONDS)
@@ -503,14 +507,13 @@ class MemoryAdmission:
             return []
         of_circuit = self._invitations_of_circuit(provider, now)
         most = min(of_circuit, limit - len(line.leases) - len(line.invited) if limit else MOST_INVITED)
-        flows = of_circuit > 1 and (not limit or line.flow is not None)
-        if flows and most > 0:
-            most = min(most, line.flow_left(now))
+        if of_circuit > 1 and most > 0:
+            # Whom a process without a limit finds here waits for the places of another one's.
+            most = min(most, line.flow_left(now, limit) if line.flow else 0 if not limit else most)
         invited = line.sleepers(int(most))
         for call in invited:
             line.leave(call)
-        if flows and invited:
-            line.flow_on(len(invited))
+        line.flow_on(len(invited))
         if limit or of_circuit == 1:
             line.invited.update(dict.fromkeys(invited, now + INVITATION_SECONDS))
         return invited

@@ -169,12 +169,14 @@ class MemoryLedger:
                 if record and record.state is RecordState.RUNNING and record.holder == holder:
                     self._prolong(record, now)
 
-    def suspend(self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress) -> bool:
+    def suspend(
+        self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress, sleeps: bool = False
+    ) -> bool:
         with self._asked() as now:
             record = self._record(queue_id)
             if record is None or record.state is not RecordState.RUNNING or record.holder != holder:
                 return False
-            wait = 0.0 if record.woken else wait_seconds
+            wait = 0.0 if record.woken and sleeps else wait_seconds
             record.due = record.look_at = min(now + wait, record.deadline)
             record.state, record.holder, record.progress = RecordState.SUSPENDED, "", progress
             record.woken = False

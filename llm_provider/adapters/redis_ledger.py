@@ -105,9 +105,11 @@ class RedisLedger:
         pairs = [text for pair in leases.items() for text in pair]
         self._run("renew", keys, _ms(self._timing.lease), _ms(self._timing.deadline_margin), *pairs)
 
-    def suspend(self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress) -> bool:
-        keys = [self._record(queue_id), self._key("open")]
-        return bool(self._run("suspend", keys, queue_id, holder, _ms(wait_seconds), progress.model_dump_json()))
+    def suspend(
+        self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress, sleeps: bool = False
+    ) -> bool:
+        keys, stored = [self._record(queue_id), self._key("open")], progress.model_dump_json()
+        return bool(self._run("suspend", keys, queue_id, holder, _ms(wait_seconds), stored, int(sleeps)))
 
     def wake(self, queue_ids: Sequence[str]) -> Woken:
         keys = [self._key("open"), *map(self._record, queue_ids)]

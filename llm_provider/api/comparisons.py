@@ -19,7 +19,7 @@ from llm_provider.callbacks import build_response
 from llm_provider.ledger import LedgerProtocol, RequestView
 from llm_provider.orchestrator import LLMOrchestratorImpl, Queued, RequestContext
 from llm_provider.protocols import ResultStoreProtocol
-from llm_provider.queue_models import parse_trace_context
+from llm_provider.queue_models import Outcome, OutcomeError, parse_trace_context, utc_now
 
 POLL_AFTER_SECONDS = 2
 
@@ -183,9 +183,16 @@ def _failed(view: RequestView) -> Response:
         error.message,
         error.error_code,
         is_retryable=error.is_retryable,
-        retry_after_seconds=error.details.get("retry_after_seconds"),
+        retry_after_seconds=_left_of_wait(outcome, error),
         spent=spent_on(outcome),
     )
+
+
+def _left_of_wait(outcome: Outcome, error: OutcomeError) -> float | None:
+    """Seconds of the vendor's wish that have not passed since."""
+    wait = error.details.get("retry_after_seconds")
+    left = (wait or 0.0) - (utc_now() - outcome.completed_at).total_seconds()
+    return left if left > 0 else None
 
 
 def _gone(detail: str) -> Response:

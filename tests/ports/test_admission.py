@@ -797,6 +797,37 @@ def test_while_all_places_are_taken_nobody_is_invited_to_probe(stage: Stage) -> 
     assert (told.obstacle, told.sleeps, told.invited) == (Obstacle.CONCURRENCY, True, ())
 
 
+def test_slowly_first_ends_with_as_many_as_there_are_places(stage: Stage) -> None:
+    """A circuit that closed long ago is no reason to come slowly whenever places get free."""
+    process = stage.process(max_concurrent_calls=FIRST_INVITED)
+    process.break_circuit()
+    names = [f"sleeps-{number}" for number in range(3 * FIRST_INVITED)]
+    for name in names:
+        process.ask(name, can_sleep=True)
+    process.admission.release(OPENAI.provider)
+    for _ in range(2):
+        invited = [*process.admission.invite_next(OPENAI.provider)]
+        assert len(invited) == FIRST_INVITED
+        for name in invited:
+            assert process.ask(name, can_sleep=True).obstacle is None
+        for name in invited:
+            process.admission.leave(OPENAI, name)
+            process.admission.leave(OPENAI, name)
+        stage.end_invitations()
+
+
+def test_a_process_without_a_limit_invites_nobody_to_the_places_of_others(stage: Stage) -> None:
+    """As while a limit is introduced, process by process."""
+    limited, unlimited = stage.process(max_concurrent_calls=1), stage.process()
+    limited.begin()
+    for number in range(3):
+        limited.ask(f"sleeps-{number}", can_sleep=True)
+    assert unlimited.admission.invite_next(OPENAI.provider) == []
+    running = unlimited.begin()
+    assert unlimited.settle(running, GOOD) == []
+    assert limited.admission.load(OPENAI.provider).waiting == 3
+
+
 def test_a_forgotten_call_is_not_renewed(stage: Stage) -> None:
     """Nobody could be told that it is over, so its place lapses."""
     terms = {"max_concurrent_calls": 1, "lease_seconds": SHORT}
@@ -974,6 +1005,43 @@ def test_who_was_refused_comes_back_to_where_it_stood(stage: Stage) -> None:
     process.settle(refused, UNKNOWN, turned_away=True)
     stage.grant(process, refused)
     assert process.ask("asks-5", can_sleep=True).sleeps
+
+
+def test_who_failed_comes_back_to_where_it_stood(stage: Stage) -> None:
+    """A retry is no reason to wait for all who asked meanwhile."""
+    process = stage.process(max_concurrent_calls=1)
+    process.ask("fails")
+    process.ask("behind")
+    process.settle("fails", BAD)
+    assert process.ask("behind").obstacle is None
+    for name in ("fails", "newcomer"):
+        assert process.ask(name, can_sleep=True).sleeps
+    assert process.settle("behind", GOOD) == ["fails"]
+
+
+def test_whoever_asks_invites_those_who_sleep_before_it(stage: Stage) -> None:
+    """Also where nobody sweeps: a synchronous caller is not kept back by those whom no worker brings."""
+    process = stage.process()
+    process.call(UNKNOWN, turned_away=True)
+    for number in range(4):
+        process.ask(f"asks-{number}", can_sleep=True)
+    stage.wait(5 / FIRST_RATE)
+    told = process.ask("synchronous")
+    assert told.invited == ("asks-2", "asks-3")
+    assert told.obstacle is None
+
+
+def test_who_was_refused_without_admission_stands_behind_those_who_wait(stage: Stage) -> None:
+    """When Redis was away at first, nobody knows since when."""
+    process = stage.process()
+    process.call(UNKNOWN, turned_away=True)
+    for number in range(4):
+        process.ask(f"asks-{number}", can_sleep=True)
+    process.settle("blind", UNKNOWN, turned_away=True)
+    assert process.ask("blind", can_sleep=True).sleeps
+    stage.wait(4 / FIRST_RATE)
+    invited = [*process.admission.invite_next(OPENAI.provider)]
+    assert invited[:2] == ["asks-2", "asks-3"]
 
 
 def test_who_sleeps_for_a_pace_is_invited_to_probe(stage: Stage) -> None:

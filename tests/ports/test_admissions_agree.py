@@ -28,11 +28,13 @@ LIMITS: list[dict[str, Any]] = [
     {},
     {"max_concurrent_calls": 1},
     {"max_concurrent_calls": 3},
+    {"max_concurrent_calls": 12},
     {"requests_per_minute": 120},
     {"requests_per_minute": 120, "tokens_per_minute": 60_000, "max_concurrent_calls": 2},
 ]
 POLICY = BreakerPolicy(failures=3, open_seconds=5.0, successes=2)
-PAUSES = (0.001, 0.01, 0.05, 0.3, 0.3, 1.0, 1.0, 4.0)
+PAUSES = (0.001, 0.01, 0.05, 0.3, 0.3, 1.0, 1.0, 4.0, 12.0)
+PATIENCES = (20.0, 200.0)
 HEALTHS = [CallHealth.GOOD] * 5 + [CallHealth.BAD] * 2 + [CallHealth.UNKNOWN]
 PROVIDER = OPENAI.provider
 
@@ -69,7 +71,8 @@ class Pair:
         target = self.targets.setdefault(call_id, self.rng.choice([OPENAI, SAME_PROVIDER]))
         has_turn, is_late = self.turns.get(call_id, (False, False))
         can_sleep = hash_free(call_id) % 10 < 7
-        question = CallAsk(target, call_id, 300, 200.0, has_turn=has_turn, is_late=is_late, can_sleep=can_sleep)
+        patience = self.rng.choice(PATIENCES)
+        question = CallAsk(target, call_id, 300, patience, has_turn=has_turn, is_late=is_late, can_sleep=can_sleep)
         told = self.both(lambda admission: admission.ask(question))
         self.turns[call_id] = (told.has_turn, told.is_late)
         if told.obstacle is None:

@@ -14,8 +14,15 @@ from tests.ports.ledger_suite import SHORT, SOME_PROGRESS, TICK, Stage, action_o
 from tests.unit.builders import a_request, a_verdict_for, an_error_for, some_texts
 
 
-def suspend(ledger: LedgerProtocol, request: QueuedRequest, holder: str = "first", wait_seconds: float = 60.0) -> bool:
-    return ledger.suspend(request.queue_id, holder, wait_seconds=wait_seconds, progress=SOME_PROGRESS)
+def suspend(
+    ledger: LedgerProtocol,
+    request: QueuedRequest,
+    holder: str = "first",
+    wait_seconds: float = 60.0,
+    *,
+    sleeps: bool = False,
+) -> bool:
+    return ledger.suspend(request.queue_id, holder, wait_seconds=wait_seconds, progress=SOME_PROGRESS, sleeps=sleeps)
 
 
 def dispatched(request: QueuedRequest) -> list[Due]:
@@ -252,21 +259,31 @@ def test_who_is_woken_before_it_sleeps_does_not_sleep(stage: Stage) -> None:
     ledger = stage.open()
     request = stage.running("first")
     assert ledger.wake([request.queue_id]) == Woken()
-    assert suspend(ledger, request, "first", wait_seconds=600.0)
+    assert suspend(ledger, request, "first", wait_seconds=600.0, sleeps=True)
     assert stage.sweep() == dispatched(request)
     assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED
-    assert suspend(ledger, request, "second", wait_seconds=600.0)
+    assert suspend(ledger, request, "second", wait_seconds=600.0, sleeps=True)
     assert ledger.claim(request.queue_id, "third").state is ClaimState.LEFT
 
 
-def test_a_call_that_was_never_needed_is_forgotten(stage: Stage) -> None:
-    """Whoever was called while it ran, and ran on, sleeps the next time as long as it says."""
+def test_who_was_woken_and_then_failed_waits_for_its_next_call(stage: Stage) -> None:
+    """It came by itself and was woken meanwhile; that is no reason to call a vendor that fails without a pause."""
+    ledger = stage.open()
+    request = stage.running("first")
+    ledger.wake([request.queue_id])
+    assert suspend(ledger, request, "first", wait_seconds=600.0)
+    assert stage.sweep() == []
+    assert ledger.claim(request.queue_id, "second").state is ClaimState.LEFT
+
+
+def test_a_waking_that_was_never_needed_is_forgotten(stage: Stage) -> None:
+    """Whoever was woken while it ran, and ran on, sleeps the next time as long as it says."""
     ledger = stage.open(lease=SHORT)
     request = stage.running("first")
     ledger.wake([request.queue_id])
     stage.wait(SHORT)
     assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED
-    assert suspend(ledger, request, "second", wait_seconds=600.0)
+    assert suspend(ledger, request, "second", wait_seconds=600.0, sleeps=True)
     assert ledger.claim(request.queue_id, "third").state is ClaimState.LEFT
 
 

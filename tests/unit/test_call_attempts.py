@@ -269,6 +269,30 @@ def test_no_wait_goes_beyond_the_deadline() -> None:
     assert failure.value.retry_after_seconds == 60
 
 
+@pytest.mark.parametrize(("seconds_left", "calls"), [(0.5, 1), (60.0, 2)])
+def test_a_call_that_would_be_cut_off_is_not_made_again(seconds_left: float, calls: int) -> None:
+    """What took so long to fail takes as long to answer, and whoever is cut off may be billed."""
+    caller = Caller(retries=RetrySchedule(waits=(0.001,)))
+    caller.provider.answer = ProviderServerError("no")
+    caller.provider.on_call = lambda: time.sleep(0.3)
+
+    with pytest.raises(ProviderServerError):
+        caller.compare(seconds_left=seconds_left)
+
+    assert caller.calls == calls
+
+
+@pytest.mark.parametrize("error", [RateLimited("no"), ProviderServerError("no")])
+def test_who_is_to_be_called_again_has_had_its_turn(error: ProviderError) -> None:
+    """Another one would come behind all turns that are given; what has really been called limits it all the same."""
+    caller = Caller()
+    caller.provider.before = [error]
+
+    caller.compare(progress=WORKER)
+
+    assert [(asked["has_turn"], asked["is_late"]) for asked in caller.admission.asked] == [(False, False), (True, True)]
+
+
 def test_a_call_may_take_what_is_left() -> None:
     """Its timeout is the shorter one of the provider's and the deadline's."""
     caller = Caller(timeout_seconds=40)
@@ -378,7 +402,7 @@ def test_who_sleeps_until_it_is_called_needs_no_thread(wait: float) -> None:
     with pytest.raises(CallLater) as later:
         caller.compare(seconds_left=600, progress=WORKER)
 
-    assert later.value.wait_seconds == wait
+    assert (later.value.wait_seconds, later.value.sleeps) == (wait, True)
     assert later.value.progress == CallProgress(has_turn=True, is_late=True)
     assert (caller.slept, caller.admission.left) == ([], [])
 

@@ -16,6 +16,8 @@ from llm_provider.model_names import canonical_name
         ("claude-haiku-4-5-20251001", "claude-haiku-4-5"),
         ("openai/gpt-5.4-mini:nitro", "openai/gpt-5.4-mini"),
         ("anthropic/claude-haiku-4.5-20251001:online", "anthropic/claude-haiku-4.5"),
+        ("judge-2024-01-01-latest", "judge"),
+        ("judge:nitro:online", "judge"),
     ],
 )
 def test_every_spelling_of_a_model_has_one_name(spelled: str, name: str) -> None:

@@ -662,6 +662,17 @@ def test_a_revoked_request_is_told_by_the_sweeper() -> None:
     assert "revoked" in error.message
 
 
+def test_who_is_over_while_it_waits_keeps_nobody_waiting() -> None:
+    """It leaves the line of its provider; the mock has none."""
+    worker = Worker()
+    revoked, expired = worker.accept(provider="openai"), worker.accept(provider="openai")
+    worker.processor.revoke(revoked.queue_id)
+    worker.processor.expire(expired.queue_id)
+    worker.processor.expire(expired.queue_id)
+    worker.processor.revoke(worker.accept(provider="mock").queue_id)
+    assert worker.admission.left == [revoked.queue_id, expired.queue_id]
+
+
 def test_a_revocation_does_not_undo_an_outcome() -> None:
     """Workers discard late copies of a message by revocation, too."""
     worker = Worker()

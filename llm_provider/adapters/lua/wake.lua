@@ -9,7 +9,7 @@ for i = 2, #KEYS do
     redis.call('ZADD', KEYS[1], 'XX', now + number(ARGV[1]), ARGV[i])
     woken[#woken + 1] = ARGV[i]
   elseif state == 'running' then
-    -- It was told to wait, and is called before it does.
+    -- It was told to sleep, and is woken before it does.
     redis.call('HSET', KEYS[i], 'woken', 1)
   elseif state ~= 'waiting' then
     over[#over + 1] = ARGV[i]

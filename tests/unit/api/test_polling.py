@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from llm_provider.api import comparisons
 from llm_provider.callbacks import build_response
 from llm_provider.errors import ProviderTimeout, RateLimited, RequestExpired
-from llm_provider.queue_models import OutcomeError
+from llm_provider.queue_models import OutcomeError, utc_now
 from tests.unit.api.service import Service
 
 UNKNOWN_IDS = ["00000000-0000-4000-8000-000000000000", "x", "%00", "%FF", "%ED%A0%80", "a%0Ab", "%F0%9F%98%80"]
@@ -173,6 +174,19 @@ def test_who_polls_hears_how_long_to_wait_too(service: Service, wait: float | No
     response = service.get(f"/api/v1/results/{queue_id}")
 
     assert (response.status_code, response.headers.get("Retry-After")) == (409, header)
+
+
+def test_what_has_been_waited_for_is_not_told_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry-After counts from when the request failed, whenever its result is asked for."""
+    queue_id = service.queue()
+    service.decide(queue_id, RateLimited("The provider limits the rate.", retry_after_seconds=60))
+    headers = []
+    for seconds in (50, 70):
+        late = utc_now() + timedelta(seconds=seconds)
+        monkeypatch.setattr(comparisons, "utc_now", lambda late=late: late)
+        headers.append(service.get(f"/api/v1/results/{queue_id}").headers.get("Retry-After"))
+
+    assert headers == ["10", None]
 
 
 def test_a_request_that_missed_its_deadline_is_expired(service: Service) -> None:

@@ -7,10 +7,10 @@ local p, pace_key, ticket_key, paced, models, slowed = provider_keys(), unpack(K
 local call, lease_ms, limit, model = ARGV[1], number(ARGV[2]), number(ARGV[3]), ARGV[11]
 local tokens, turn, patience_ms, chance = number(ARGV[6]), number(ARGV[7]), number(ARGV[8]), number(ARGV[9])
 local can_sleep = ARGV[10] == '1'
-local now = now_ms()
+local now, invited = now_ms(), {}
 
-local function obstacle(name, wait_ms, sleeps, invited)
-  return {name, math.ceil(wait_ms), turn, 0, '', tostring(now), sleeps and 1 or 0, unpack(invited or {})}
+local function obstacle(name, wait_ms, sleeps)
+  return {name, math.ceil(wait_ms), turn, 0, '', tostring(now), sleeps and 1 or 0, unpack(invited)}
 end
 
 local function ticket()
@@ -26,17 +26,16 @@ end
 
 -- Who has to wait for something else than its place keeps nobody else from it.
 local function step_aside(name, wait_ms, sleeps)
-  local invited = {}
   for _, key in ipairs({p.line, p.slots, p.invited}) do
     if redis.call('ZSCORE', key, call) then
       keep_ticket(wait_ms)
       leave_line(p, call)
       redis.call('ZREM', p.slots, call)
-      invited = invite_next(p, now, limit)
+      invite_next(p, now, limit, invited)
       break
     end
   end
-  return obstacle(name, wait_ms, sleeps, invited)
+  return obstacle(name, wait_ms, sleeps)
 end
 
 local function lie_down()
@@ -121,6 +120,9 @@ if #pace.accounts > 0 then
 end
 -- What was learned is a guess, which changes with every call: it gives no turns in advance, but invites those who sleep.
 local function wait_for_learned_pace()
+  -- Its own place is not given to others: it is there.
+  redis.call('ZREM', paced, call)
+  invite_paced(p, now, pace, paced, invited)
   local free_at = math.max(pace.next_call, pace.hold)
   local before = redis.call('ZCOUNT', paced, '-inf', '(' .. ticket())
   if free_at <= now and before == 0 then return nil end
@@ -130,7 +132,6 @@ local function wait_for_learned_pace()
     local until_ms = now + wait_ms + learned_interval(pace)
     write_pace(pace, 'awake_until', until_ms, until_ms)
     keep_ticket(wait_ms)
-    redis.call('ZREM', paced, call)
     redis.call('ZREM', p.asleep, call)
     return step_aside('vendor_hold', wait_ms)
   end
@@ -149,7 +150,6 @@ local function wait_for_learned_pace()
 end
 
 local function count_for_learned_pace()
-  redis.call('ZREM', paced, call)
   -- Time in which nobody calls tells nothing.
   pace.calling_ms = pace.calling_ms + math.min(now - pace.last_call, 2 * learned_interval(pace))
   pace.last_call = now
@@ -173,30 +173,33 @@ if pace.slow_since then
 end
 
 -- 3. A slot. It goes to whoever asked first, of those who are there or can be invited.
-local invited = {}
 if limit > 0 then
   forget_absent(p, now)
   if not redis.call('ZSCORE', p.slots, call) then
     local free = limit - redis.call('ZCARD', p.slots)
     local before = 0
-    if number(redis.call('GET', p.unheard)) > now then
+    if half_open then
+      before = 0
+    elseif number(redis.call('GET', p.unheard)) > now then
       for _, awake in ipairs(redis.call('ZRANGE', p.due, 0, -1)) do
         if number(redis.call('ZSCORE', p.line, awake)) < tonumber(ticket()) then before = before + 1 end
       end
-    elseif not half_open and not redis.call('ZSCORE', p.invited, call) then
+    elseif not redis.call('ZSCORE', p.invited, call) then
       before = redis.call('ZCOUNT', p.line, '-inf', '(' .. ticket()) + redis.call('ZCARD', p.invited)
     end
     if before >= free then
       turn = math.max(turn, 1)
       if can_sleep then
         local wait_ms = sleep()
-        return obstacle('concurrency', wait_ms, true, invite_next(p, now, limit))
+        invite_next(p, now, limit, invited)
+        return obstacle('concurrency', wait_ms, true)
       end
       local wait_ms = math.min(1000, 50 + 100 * (before - math.max(0, free)) / limit)
       stand()
       redis.call('ZADD', p.due, now + wait_ms + LATENESS_MS, call)
       keep(p.due, wait_ms + LATENESS_MS + 60000)
-      return obstacle('concurrency', wait_ms, false, invite_next(p, now, limit))
+      invite_next(p, now, limit, invited)
+      return obstacle('concurrency', wait_ms, false)
     end
   end
   redis.call('ZADD', p.slots, now + lease_ms, call)
@@ -210,6 +213,6 @@ if pace.slow_since then count_for_learned_pace() end
 if half_open then
   redis.call('HSET', p.breaker, 'probe', call, 'probe_until', now + lease_ms)
 elseif limit > 0 then
-  invited = invite_next(p, now, limit)
+  invite_next(p, now, limit, invited)
 end
 return {'', 0, 1, half_open and 1 or 0, b[4] or '', tostring(now), 0, unpack(invited)}

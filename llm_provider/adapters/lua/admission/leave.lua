@@ -7,4 +7,4 @@ redis.call('ZREM', p.slots, ARGV[1])
 redis.call('DEL', KEYS[9])
 redis.call('ZREM', KEYS[10], ARGV[1])
 if redis.call('HGET', p.breaker, 'probe') == ARGV[1] then redis.call('HDEL', p.breaker, 'probe', 'probe_until') end
-return invite_next(p, now_ms(), number(ARGV[2]))
+return invite_next(p, now_ms(), number(ARGV[2]), {})

@@ -27,10 +27,15 @@ local function account(name, per_minute, stored, now)
   }
 end
 
--- What a model is held to: what is configured, until when its vendor asked to leave it alone, and what its vendor's
--- refusals taught. `slow_since` the last of them, nil: there was none, its calls keep a rate: `refused_rate` was too much
--- then, and since then it was called for `calling_ms`. `awake_until` is when those who wait awake, and `invited_until`
--- when those who were invited, will all have been called. A configured rate of 0 is none.
+-- What a model is held to:
+--   accounts       what is configured; a rate of 0 is none
+--   hold           until when its vendor asked to leave it alone
+--   slow_since     when its vendor last refused a call; nil: there is nothing learned, and none of the following
+--   refused_rate   the rate at which that was; 0: it was the first
+--   calling_ms     for how long it has been called since, last_call: the last time
+--   next_call      when the next call may be made, awake_until and invited_until: when all who wait awake, and all who
+--                  were invited, will have been
+--   granted        when its vendor last granted a call while it refused others
 local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   local stored, flat = {}, redis.call('HGETALL', key)
   for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
@@ -112,8 +117,9 @@ local function free_places(p, limit)
   return limit - redis.call('ZCARD', p.slots) - redis.call('ZCARD', p.invited)
 end
 
--- Once a circuit has closed, those who wait come slowly first, and twice as many each second.
-local function invitations_of_flow(p, now)
+-- Once a circuit has closed, those who wait come slowly first, and twice as many each second, until as many may come at
+-- once as there are places.
+local function invitations_of_flow(p, now, limit)
   local f = redis.call('HMGET', p.flow, 'second', 'allowed', 'left')
   local second, allowed, left = math.floor(now / 1000), number(f[2]), number(f[3])
   if not f[1] or second > number(f[1]) + 10 then
@@ -122,56 +128,66 @@ local function invitations_of_flow(p, now)
     allowed = math.min(2 * allowed, MOST_INVITED)
     left = allowed
   end
+  if limit > 0 and allowed >= limit then
+    redis.call('DEL', p.flow)
+    return math.huge
+  end
   redis.call('HSET', p.flow, 'second', second, 'allowed', allowed, 'left', left)
   keep(p.flow, FLOW_KEPT_MS)
   return left
 end
 
--- Who is asleep in the line and may come now. Those awake who stand before them come by themselves.
-local function invite_next(p, now, limit)
+-- Who is asleep in the line and may come now, put behind those in `invited`. Those awake who stand before them come by
+-- themselves.
+local function invite_next(p, now, limit, invited)
   forget_absent(p, now)
-  local invited = {}
   if redis.call('ZCARD', p.asleep) == 0 or redis.call('ZCARD', p.line) == 0 then return invited end
   local of_circuit = invitations_of_circuit(p, now)
-  local most = math.min(of_circuit, free_places(p, limit))
-  local flows = of_circuit == math.huge and (limit == 0 or redis.call('EXISTS', p.flow) == 1)
-  if flows and most > 0 then most = math.min(most, invitations_of_flow(p, now)) end
+  local most, flows = math.min(of_circuit, free_places(p, limit)), false
+  if of_circuit == math.huge and most > 0 then
+    flows = redis.call('EXISTS', p.flow) == 1
+    -- Whom a process without a limit finds here waits for the places of another one's.
+    if limit == 0 and not flows then return invited end
+    if flows then most = math.min(most, invitations_of_flow(p, now, limit)) end
+  end
   if most <= 0 then return invited end
+  local sleepers = {}
   for _, call in ipairs(redis.call('ZRANGE', p.line, 0, most - 1)) do
-    if redis.call('ZSCORE', p.asleep, call) then
-      leave_line(p, call)
-      table.insert(invited, call)
-    end
+    if redis.call('ZSCORE', p.asleep, call) then table.insert(sleepers, call) end
   end
-  if #invited == 0 then return invited end
-  if flows then redis.call('HINCRBY', p.flow, 'left', -#invited) end
-  if limit > 0 or of_circuit == 1 then
-    for _, call in ipairs(invited) do redis.call('ZADD', p.invited, now + INVITATION_MS, call) end
-    keep(p.invited, INVITATION_MS + 1000)
+  for _, call in ipairs(sleepers) do
+    leave_line(p, call)
+    table.insert(invited, call)
+    if limit > 0 or of_circuit == 1 then redis.call('ZADD', p.invited, now + INVITATION_MS, call) end
   end
+  if #sleepers > 0 then keep(p.invited, INVITATION_MS + 1000) end
+  if flows and redis.call('EXISTS', p.flow) == 1 then redis.call('HINCRBY', p.flow, 'left', -#sleepers) end
   return invited
 end
 
 -- Who sleeps for what was learned about a model, `paced` by ticket, and may come soon.
 local function invite_paced(p, now, pace, paced, invited)
-  if redis.call('EXISTS', paced) == 0 then return invited end
-  local most = invitations_of_circuit(p, now)
+  local most = redis.call('EXISTS', paced) == 1 and invitations_of_circuit(p, now) or 0
   local at = math.max(now, pace.hold, pace.next_call, pace.awake_until, pace.invited_until)
   local first, interval = at, math.max(LEAST_INTERVAL_MS, learned_interval(pace))
-  while most > 0 and at < now + INVITED_AHEAD_MS do
-    local head = redis.call('ZPOPMIN', paced)
-    if #head == 0 then break end
+  while true do
+    local call = redis.call('ZRANGE', paced, 0, 0)[1]
+    if not call then break end
     -- Others have left, or their time has ended.
-    if number(redis.call('ZSCORE', p.asleep, head[1])) > now then
-      leave_line(p, head[1])
-      table.insert(invited, head[1])
+    local is_there = number(redis.call('ZSCORE', p.asleep, call)) > now
+    if is_there and (most <= 0 or at >= now + INVITED_AHEAD_MS) then break end
+    redis.call('ZREM', paced, call)
+    if is_there then
+      leave_line(p, call)
+      table.insert(invited, call)
       if most == 1 then
-        redis.call('ZADD', p.invited, now + INVITATION_MS, head[1])
+        redis.call('ZADD', p.invited, now + INVITATION_MS, call)
         keep(p.invited, INVITATION_MS + 1000)
       end
       at, most = at + interval, most - 1
     end
   end
   if at > first then write_pace(pace, 'invited_until', at, at) end
+  pace.invited_until = at
   return invited
 end

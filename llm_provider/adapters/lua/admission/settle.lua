@@ -50,11 +50,12 @@ elseif not b[1] and ARGV[4] == '0' and (ARGV[3] == '?' or ARGV[3] == (b[3] or ''
   if health == 'good' and b[5] then redis.call('HDEL', p.breaker, 'failures') end
 end
 
-local is_granting, invited = 0, invite_next(p, now, limit)
+local is_granting, invited = 0, invite_next(p, now, limit, {})
 local beyond, hold_ms, turned_away = number(ARGV[10]), number(ARGV[11]), ARGV[14] == '1'
-if turned_away then
-  -- It comes back to where it stood.
-  redis.call('SET', ticket, ARGV[15], 'NX', 'PX', TICKET_KEPT_MS)
+if turned_away or health == 'bad' then
+  -- Should it come back, then to where it stood.
+  local admitted_at = number(ARGV[15]) > 0 and ARGV[15] or string.format('%.3f', now)
+  redis.call('SET', ticket, admitted_at, 'NX', 'PX', TICKET_KEPT_MS)
 else
   redis.call('DEL', ticket)
 end
