@@ -221,8 +221,8 @@ class CallAttempts:
             raise
 
     def _settle(self, admission: Admission, report: CallReport) -> None:
-        # Should it be made again, it has had its turn, and comes as soon as what has really been called allows.
-        self._has_turn = self._is_late = report.health is not CallHealth.GOOD
+        # Should it be made again, it has had its turn, and comes when what has really been called allows.
+        self._has_turn, self._is_late = report.health is not CallHealth.GOOD, False
         if is_guarded(self._provider):
             told = replace(report, is_probe=admission.is_probe)
             self._others_are_granted = self._gate.settle(self._target, self._request.queue_id, told)

@@ -290,7 +290,10 @@ def test_who_is_to_be_called_again_has_had_its_turn(error: ProviderError) -> Non
 
     caller.compare(progress=WORKER)
 
-    assert [(asked["has_turn"], asked["is_late"]) for asked in caller.admission.asked] == [(False, False), (True, True)]
+    assert [(asked["has_turn"], asked["is_late"]) for asked in caller.admission.asked] == [
+        (False, False),
+        (True, False),
+    ]
 
 
 def test_a_call_may_take_what_is_left() -> None:
