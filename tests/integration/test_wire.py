@@ -499,7 +499,9 @@ def test_the_deadline_holds_for_many_threads_at_once(wire: Wire, server: Server,
         server.behave(latency_ms=500)
         list(pool.map(lambda _: ask(provider), range(40)))
         server.behave(mode="trickle")
-        waits: list[Any] = [pool.submit(seconds_until_failure, provider, ProviderTimeout) for _ in range(40)]
+        # Nor does it send all calls in time; what is asked here is when they end.
+        either = (ProviderTimeout, NotSentInTime)
+        waits: list[Any] = [pool.submit(seconds_until_failure, provider, *either) for _ in range(40)]
         assert max(wait.result() for wait in waits) < DEADLINE + wire.slack * TOLERANCE
 
 
