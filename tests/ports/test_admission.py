@@ -799,21 +799,17 @@ def test_while_all_places_are_taken_nobody_is_invited_to_probe(stage: Stage) -> 
 
 def test_slowly_first_ends_with_as_many_as_there_are_places(stage: Stage) -> None:
     """A circuit that closed long ago is no reason to come slowly whenever places get free."""
-    process = stage.process(max_concurrent_calls=FIRST_INVITED)
+    process = stage.process(max_concurrent_calls=FIRST_INVITED + 1)
     process.break_circuit()
-    names = [f"sleeps-{number}" for number in range(3 * FIRST_INVITED)]
-    for name in names:
-        process.ask(name, can_sleep=True)
+    for number in range(4 * FIRST_INVITED):
+        process.ask(f"sleeps-{number:02}", can_sleep=True)
     process.admission.release(OPENAI.provider)
-    for _ in range(2):
-        invited = [*process.admission.invite_next(OPENAI.provider)]
-        assert len(invited) == FIRST_INVITED
-        for name in invited:
-            assert process.ask(name, can_sleep=True).obstacle is None
-        for name in invited:
-            process.admission.leave(OPENAI, name)
-            process.admission.leave(OPENAI, name)
-        stage.end_invitations()
+    assert len(process.admission.invite_next(OPENAI.provider)) == FIRST_INVITED
+    stage.wait(1.1)
+    assert len(process.admission.invite_next(OPENAI.provider)) == 1
+    # So long after its last second a slow start would begin anew.
+    stage.wait(11)
+    assert len(process.admission.invite_next(OPENAI.provider)) == FIRST_INVITED + 1
 
 
 def test_a_process_without_a_limit_invites_nobody_to_the_places_of_others(stage: Stage) -> None:
@@ -1014,7 +1010,7 @@ def test_who_failed_comes_back_to_where_it_stood(stage: Stage) -> None:
     process.ask("behind")
     process.settle("fails", BAD)
     assert process.ask("behind").obstacle is None
-    for name in ("fails", "newcomer"):
+    for name in ("newcomer", "fails"):
         assert process.ask(name, can_sleep=True).sleeps
     assert process.settle("behind", GOOD) == ["fails"]
 
