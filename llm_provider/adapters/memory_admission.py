@@ -67,7 +67,7 @@ class _Learned:
     refused_rate: float = 0.0
     calling_seconds: float = 0.0
     last_call: float = 0.0
-    # When the next call may be made, and when all who wait awake, and all who were invited, will all have been.
+    # When the next call may be made, and when all who wait awake, and all who were invited, will have been admitted.
     next_call: float = 0.0
     awake_until: float = 0.0
     invited_until: float = 0.0
@@ -389,7 +389,7 @@ class MemoryAdmission:
         return told
 
     def _slot(self, ask: _Ask) -> Admission:
-        """A slot goes to whoever asked first, of those who are there or can be called."""
+        """A slot goes to whoever asked first, of those who are there or can be invited."""
         limit, line = self._limit(ask.provider), self._line(ask.provider)
         half_open = self._breaker(ask.provider).is_half_open(ask.now)
         if limit:
@@ -508,8 +508,11 @@ class MemoryAdmission:
         of_circuit = self._invitations_of_circuit(provider, now)
         most = min(of_circuit, limit - len(line.leases) - len(line.invited) if limit else MOST_INVITED)
         if of_circuit > 1 and most > 0:
-            # Whom a process without a limit finds here waits for the places of another one's.
-            most = min(most, line.flow_left(now, limit) if line.flow else 0 if not limit else most)
+            if line.flow is not None:
+                most = min(most, line.flow_left(now, limit))
+            elif not limit:
+                # Whom a process without a limit finds here waits for the places of another one's.
+                most = 0
         invited = line.sleepers(int(most))
         for call in invited:
             line.leave(call)

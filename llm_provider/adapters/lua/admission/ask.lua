@@ -38,9 +38,14 @@ local function step_aside(name, wait_ms, sleeps)
   return obstacle(name, wait_ms, sleeps)
 end
 
+-- A little longer than it may wait.
+local function keep_for_patience(key)
+  keep(key, patience_ms + 60000)
+end
+
 local function lie_down()
   redis.call('ZADD', p.asleep, now + patience_ms, call)
-  keep(p.asleep, patience_ms + 60000)
+  keep_for_patience(p.asleep)
 end
 
 local function stand()
@@ -48,7 +53,7 @@ local function stand()
   leave_line(p, call)
   redis.call('ZREM', paced, call)
   redis.call('ZADD', p.line, mine, call)
-  keep(p.line, patience_ms + 60000)
+  keep_for_patience(p.line)
 end
 
 -- It will be invited. Should that get lost, it looks again after a while; all who wait do so now and then, not at once.
@@ -118,6 +123,7 @@ if #pace.accounts > 0 then
   end
   if wait_ms > 0 then return step_aside(whose_limit, wait_ms) end
 end
+
 -- What was learned is a guess, which changes with every call: it gives no turns in advance, but invites those who sleep.
 local function wait_for_learned_pace()
   -- Its own place is not given to others: it is there.
@@ -141,8 +147,8 @@ local function wait_for_learned_pace()
   local told = step_aside('vendor_hold', 0, true)
   redis.call('ZADD', paced, keep_ticket(patience_ms), call)
   redis.call('SADD', models, model)
-  keep(paced, patience_ms + 60000)
-  keep(models, patience_ms + 60000)
+  keep_for_patience(paced)
+  keep_for_patience(models)
   lie_down()
   wait_ms = math.max(free_at - now, 0) + LOOK_AGAIN_MS + LOOK_AGAIN_EACH_MS * redis.call('ZRANK', paced, call)
   told[2] = math.ceil(wait_ms)
@@ -173,20 +179,24 @@ if pace.slow_since then
 end
 
 -- 3. A slot. It goes to whoever asked first, of those who are there or can be invited.
+local function places_for_others()
+  if half_open then return 0 end
+  local mine = ticket()
+  if number(redis.call('GET', p.unheard)) > now then
+    local before = 0
+    for _, awake in ipairs(redis.call('ZRANGE', p.due, 0, -1)) do
+      if number(redis.call('ZSCORE', p.line, awake)) < tonumber(mine) then before = before + 1 end
+    end
+    return before
+  end
+  if redis.call('ZSCORE', p.invited, call) then return 0 end
+  return redis.call('ZCOUNT', p.line, '-inf', '(' .. mine) + redis.call('ZCARD', p.invited)
+end
+
 if limit > 0 then
   forget_absent(p, now)
   if not redis.call('ZSCORE', p.slots, call) then
-    local free = limit - redis.call('ZCARD', p.slots)
-    local before = 0
-    if half_open then
-      before = 0
-    elseif number(redis.call('GET', p.unheard)) > now then
-      for _, awake in ipairs(redis.call('ZRANGE', p.due, 0, -1)) do
-        if number(redis.call('ZSCORE', p.line, awake)) < tonumber(ticket()) then before = before + 1 end
-      end
-    elseif not redis.call('ZSCORE', p.invited, call) then
-      before = redis.call('ZCOUNT', p.line, '-inf', '(' .. ticket()) + redis.call('ZCARD', p.invited)
-    end
+    local free, before = limit - redis.call('ZCARD', p.slots), places_for_others()
     if before >= free then
       turn = math.max(turn, 1)
       if can_sleep then

@@ -34,7 +34,7 @@ end
 --   refused_rate   the rate at which that was; 0: it was the first
 --   calling_ms     for how long it has been called since, last_call: the last time
 --   next_call      when the next call may be made, awake_until and invited_until: when all who wait awake, and all who
---                  were invited, will have been
+--                  were invited, will have been admitted
 --   granted        when its vendor last granted a call while it refused others
 local function read_pace(key, now, requests_per_minute, tokens_per_minute)
   local stored, flat = {}, redis.call('HGETALL', key)
@@ -91,6 +91,11 @@ local function leave_line(p, call)
   redis.call('ZREM', p.due, call)
   redis.call('ZREM', p.asleep, call)
   redis.call('ZREM', p.invited, call)
+end
+
+local function keep_place(p, call, now)
+  redis.call('ZADD', p.invited, now + INVITATION_MS, call)
+  keep(p.invited, INVITATION_MS + 1000)
 end
 
 local function forget_absent(p, now)
@@ -158,9 +163,8 @@ local function invite_next(p, now, limit, invited)
   for _, call in ipairs(sleepers) do
     leave_line(p, call)
     table.insert(invited, call)
-    if limit > 0 or of_circuit == 1 then redis.call('ZADD', p.invited, now + INVITATION_MS, call) end
+    if limit > 0 or of_circuit == 1 then keep_place(p, call, now) end
   end
-  if #sleepers > 0 then keep(p.invited, INVITATION_MS + 1000) end
   if flows and redis.call('EXISTS', p.flow) == 1 then redis.call('HINCRBY', p.flow, 'left', -#sleepers) end
   return invited
 end
@@ -180,10 +184,7 @@ local function invite_paced(p, now, pace, paced, invited)
     if is_there then
       leave_line(p, call)
       table.insert(invited, call)
-      if most == 1 then
-        redis.call('ZADD', p.invited, now + INVITATION_MS, call)
-        keep(p.invited, INVITATION_MS + 1000)
-      end
+      if most == 1 then keep_place(p, call, now) end
       at, most = at + interval, most - 1
     end
   end
