@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import structlog
 from pydantic import JsonValue
 
+from contracts.enums import LLMProviderType
 from llm_provider import outcomes
 from llm_provider.admission import Admission, CallAsk, CallHealth, CallReport, Obstacle
 from llm_provider.config import VENDORS
@@ -149,7 +150,7 @@ class CallAttempts:
         except (CallLater, ComparisonError):
             # It does not come back for it.
             self._gate.leave(self._target, self._request.queue_id)
-            raise first.billed(self._bill.token_usage, self._bill.cost_usd) from None
+            raise self._bill.put_on(first) from None
 
     def _call(self, prompt: Prompt) -> TimedAnswer:
         """One call, admitted and settled; what it cost is told together with the calls before it."""
@@ -176,7 +177,7 @@ class CallAttempts:
     def _note_failure(self, error: ProviderError, prompt: Prompt, milliseconds: int) -> None:
         """What its caller should know beside the error."""
         self._bill = self._bill.plus(error.token_usage, error.cost_usd)
-        error.billed(self._bill.token_usage, self._bill.cost_usd)
+        self._bill.put_on(error)
         error.noted(self._notes(prompt) if error.was_sent else {})
         error.response_time_ms = milliseconds
 
@@ -188,7 +189,7 @@ class CallAttempts:
     def _admitted(self, tokens: int) -> Admission:
         """Wait until the call may be made, here or by coming back."""
         patience, waited = self._seconds_left() if self._can_come_back else SHORT_WAIT_SECONDS, 0.0
-        while is_guarded(self._provider):
+        while is_guarded(self._provider.name):
             ask = CallAsk(
                 self._target,
                 self._request.queue_id,
@@ -223,7 +224,7 @@ class CallAttempts:
     def _settle(self, admission: Admission, report: CallReport) -> None:
         # Should it be made again, it has had its turn, and comes when what has really been called allows.
         self._has_turn, self._is_late = report.health is not CallHealth.GOOD, False
-        if is_guarded(self._provider):
+        if is_guarded(self._provider.name):
             told = replace(report, is_probe=admission.is_probe)
             self._others_are_granted = self._gate.settle(self._target, self._request.queue_id, told)
 
@@ -255,7 +256,7 @@ class CallAttempts:
 
     def _wait_after(self, error: ProviderError) -> float:
         """Seconds until the call is made again; raises the error when it is not."""
-        wait = self._scheduled(error) if is_guarded(self._provider) else None
+        wait = self._scheduled(error) if is_guarded(self._provider.name) else None
         if wait is None:
             raise error
         log.info(
@@ -300,12 +301,11 @@ class CallAttempts:
         """Until it must have ended; raises RequestExpired, or the error before, when nothing is left."""
         left = self._end - time.monotonic()
         if left <= 0:
-            expired = RequestExpired(outcomes.EXPIRED_MESSAGE)
-            raise self._last_error or expired.billed(self._bill.token_usage, self._bill.cost_usd)
+            raise self._last_error or self._bill.put_on(RequestExpired(outcomes.EXPIRED_MESSAGE))
         return left
 
     def _notes(self, prompt: Prompt) -> dict[str, JsonValue]:
-        return {"prompt_sha256": prompt.sha256} if is_guarded(self._provider) else {}
+        return {"prompt_sha256": prompt.sha256} if is_guarded(self._provider.name) else {}
 
     def _provider_call(self, prompt: Prompt) -> ProviderCall:
         overrides = self._request.overrides
@@ -323,9 +323,9 @@ def target_of(request: QueuedRequest) -> ComparisonTarget:
     return ComparisonTarget(provider=request.provider, model=canonical_name(request.model))
 
 
-def is_guarded(provider: LLMProviderProtocol) -> bool:
+def is_guarded(provider: LLMProviderType) -> bool:
     """Whether a provider's calls cost something, so that they are limited, and made again; the mock's are neither."""
-    return provider.name in VENDORS
+    return provider in VENDORS
 
 
 def milliseconds_since(started: float) -> int:

@@ -178,8 +178,8 @@ class VendorSettings(BaseModel):
     def rate_limit(self, model: str) -> RateLimit:
         """What this model may be asked per minute, however its name is spelled."""
         usual = RateLimit(requests_per_minute=self.requests_per_minute, tokens_per_minute=self.tokens_per_minute)
-        own = self.model_limits.get(canonical_name(model), RateLimit())
-        return usual.model_copy(update=own.model_dump(exclude_unset=True))
+        own = self.model_limits.get(canonical_name(model))
+        return usual if own is None else usual.model_copy(update=own.model_dump(exclude_unset=True))
 
 
 class _VendorEnvironment(BaseSettings, VendorSettings):

@@ -2,18 +2,20 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from contracts.enums import EssayWinner, LLMProviderType
 from contracts.events.llm_provider_events import TokenUsage
 from llm_provider import errors
-from llm_provider.errors import ProviderError
+from llm_provider.errors import ComparisonError, ProviderError
 
 JUSTIFICATION_MAX_CHARS = 500
 # Vendors' rule of thumb for English.
 CHARS_PER_TOKEN = 4
+
+E = TypeVar("E", bound=ComparisonError)
 
 
 class ComparisonTexts(BaseModel):
@@ -76,6 +78,10 @@ class Bill(BaseModel):
             }
         )
 
+    def put_on(self, error: E) -> E:
+        """The same error, told with what was spent."""
+        return error.billed(self.token_usage, self.cost_usd)
+
 
 class FailedCall(BaseModel):
     """What is to be told of a call that gave no verdict, should it have been the last one."""
@@ -134,7 +140,7 @@ class CallProgress(BaseModel):
     def last_error(self) -> ProviderError | None:
         """What its last call ended with, on it the bill of all; None when no call has failed."""
         error = None if self.last_failure is None else self.last_failure.error()
-        return None if error is None else error.billed(self.bill.token_usage, self.bill.cost_usd)
+        return None if error is None else self.bill.put_on(error)
 
 
 class Verdict(BaseModel):

@@ -53,7 +53,7 @@ def abandoned(queue_id: str, error: ComparisonError, progress: CallProgress, *, 
 
     What the last of them ended with says more than that the deadline has passed.
     """
-    told = error.billed(progress.bill.token_usage, progress.bill.cost_usd)
+    told = progress.bill.put_on(error)
     if isinstance(error, RequestExpired):
         told = progress.last_error() or told
     return failed(queue_id, told, response_time_ms=0, at=at).model_copy(update={"kind": _kind(error)})

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from contracts.enums import LLMProviderType
 from llm_provider.admission import BreakerView, ProviderLoad
 from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since, target_of
-from llm_provider.config import VENDORS
 from llm_provider.errors import ProviderMissing, ProviderNotConfigured
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import CallProgress, ComparisonTexts, ProviderAnswer, ProviderCall
@@ -59,16 +58,16 @@ class ProviderCaller:
 
     def breaker(self, provider: LLMProviderProtocol) -> BreakerView:
         """The provider's circuit breaker; the mock's is always closed."""
-        return self._gatekeeper.breaker(provider.name) if is_guarded(provider) else BreakerView()
+        return self._gatekeeper.breaker(provider.name) if is_guarded(provider.name) else BreakerView()
 
     def load(self, provider: LLMProviderProtocol) -> ProviderLoad:
         """How much goes on at the provider; nobody counts the mock's calls."""
-        return self._gatekeeper.load(provider.name) if is_guarded(provider) else ProviderLoad()
+        return self._gatekeeper.load(provider.name) if is_guarded(provider.name) else ProviderLoad()
 
     def wake_next(self) -> None:
         """CallersProtocol: of each provider that is configured here."""
         for provider in self._providers.values():
-            if is_guarded(provider) and provider.is_configured():
+            if is_guarded(provider.name) and provider.is_configured():
                 self._gatekeeper.invite_next(provider.name)
 
     def release(self, provider: LLMProviderType) -> bool:
@@ -77,7 +76,7 @@ class ProviderCaller:
 
     def leave(self, request: QueuedRequest) -> None:
         """The request is over while it waits, or may wait, for its next call: whoever stands behind it moves up."""
-        if request.provider in VENDORS:
+        if is_guarded(request.provider):
             self._gatekeeper.leave(target_of(request), request.queue_id)
 
     def compare(

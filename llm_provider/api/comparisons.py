@@ -18,6 +18,7 @@ from llm_provider.api_models import LLMComparisonRequest, LLMQueuedResponse, LLM
 from llm_provider.callbacks import build_response
 from llm_provider.ledger import LedgerProtocol, RequestView
 from llm_provider.orchestrator import LLMOrchestratorImpl, Queued, RequestContext
+from llm_provider.outcomes import EXPIRED_MESSAGE
 from llm_provider.protocols import ResultStoreProtocol
 from llm_provider.queue_models import Outcome, OutcomeError, parse_trace_context, utc_now
 
@@ -28,7 +29,7 @@ MESSAGES = {
     QueueStatus.PROCESSING: "A worker is on it.",
     QueueStatus.COMPLETED: "The comparison is finished.",
     QueueStatus.FAILED: "The comparison failed.",
-    QueueStatus.EXPIRED: "The request's deadline passed before it had an outcome.",
+    QueueStatus.EXPIRED: EXPIRED_MESSAGE,
 }
 
 SUSPENDED = "The request waits for its turn with the provider, or for its next try."
