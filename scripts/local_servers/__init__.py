@@ -19,6 +19,7 @@ from scripts.local_servers.own_servers import (
     state_directory,
 )
 from scripts.local_servers.ports import HOST, free_port, port_is_free
+from scripts.local_servers.redis_sentinel import RedisFailover, RedisSentinel
 from scripts.local_servers.redis_server import RedisServer
 from scripts.local_servers.server import LocalServer
 from scripts.local_servers.service_status import ServiceStatus, services_status
@@ -30,6 +31,8 @@ __all__ = [
     "REPOSITORY",
     "KafkaBroker",
     "LocalServer",
+    "RedisFailover",
+    "RedisSentinel",
     "RedisServer",
     "ServerError",
     "ServiceStatus",
