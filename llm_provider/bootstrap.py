@@ -134,7 +134,7 @@ def base_url(settings: Settings, provider: LLMProviderType) -> str | None:
 
 
 def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) -> WorkerParts:
-    container = _shared(settings, app, settings.worker_redis_timeout_seconds)
+    container = _shared(settings, app, settings.worker_redis_timeout_seconds, outlives_silence=True)
     _add_worker_parts(container, settings)
     if customise is not None:
         customise(container)
@@ -155,11 +155,11 @@ def _celery(settings: Settings, timeout: float) -> Celery:
     return app
 
 
-def _shared(settings: Settings, app: Celery, timeout: float) -> Container:
+def _shared(settings: Settings, app: Celery, timeout: float, *, outlives_silence: bool = False) -> Container:
     """What web and worker processes have in common."""
     container = Container()
     container.register(RequestPolicy, instance=_policy(settings))
-    _add(container, LedgerProtocol, lambda: _ledger(settings, timeout))
+    _add(container, LedgerProtocol, lambda: _ledger(settings, timeout, outlives_silence=outlives_silence))
     _add(container, TaskDispatcherProtocol, lambda: CeleryTaskDispatcher(app))
     container.register(WakerProtocol, Waker, scope=Scope.singleton)
     _add(container, ProviderCaller, lambda: _caller(settings, container.resolve(WakerProtocol)))
@@ -172,7 +172,7 @@ def _add_worker_parts(container: Container, settings: Settings) -> None:
     container.register(LLMEventPublisherProtocol, KafkaEventPublisher, scope=Scope.singleton)
     container.register(QueueProcessorImpl, scope=Scope.singleton)
     _add(container, EventBusProtocol, lambda: _kafka_bus(settings))
-    _add(container, LeaseKeeper, lambda: LeaseKeeper(container.resolve(LedgerProtocol), settings.lease_seconds))
+    _add(container, LeaseKeeper, lambda: LeaseKeeper(_renewing_ledger(settings), settings.lease_seconds))
     _add(container, LeaseKeeperProtocol, lambda: container.resolve(LeaseKeeper))
     _add(container, Sweeper, lambda: _sweeper(container, settings))
 
@@ -218,8 +218,14 @@ def _admission(settings: Settings) -> RedisAdmission:
     )
 
 
-def _ledger(settings: Settings, timeout: float) -> RedisLedger:
-    client = connect_redis(settings.redis_url, timeout_seconds=timeout)
+def _renewing_ledger(settings: Settings) -> RedisLedger:
+    """With connections of its own: one that falls silent costs a quarter of a lease, beside the keeper's rhythm."""
+    timeout = min(settings.lease_seconds / 8, settings.worker_redis_timeout_seconds)
+    return _ledger(settings, timeout, outlives_silence=True)
+
+
+def _ledger(settings: Settings, timeout: float, *, outlives_silence: bool = False) -> RedisLedger:
+    client = connect_redis(settings.redis_url, timeout_seconds=timeout, outlives_silence=outlives_silence)
     return RedisLedger(client, prefix=settings.key_prefix, timing=ledger_timing(settings))
 
 

@@ -268,10 +268,12 @@ class Settings(BaseSettings):
     worker_concurrency: Count = Field(
         100, description="Requests one worker process works on at once (the pool is threads)."
     )
-    lease_seconds: Annotated[Seconds, Field(ge=1)] = Field(
+    lease_seconds: Annotated[Seconds, Field(ge=2)] = Field(
         10.0, description="Seconds after which the requests of a worker that died are taken up again."
     )
-    sweep_interval_seconds: Seconds = Field(1.0, description="Seconds between two sweeps of the ledger.")
+    sweep_interval_seconds: Seconds = Field(
+        1.0, description="Seconds between two sweeps of the ledger; at most a third of the lease."
+    )
     sweep_batch: Count = Field(500, description="Requests one sweep takes at most.")
     redispatch_after_seconds: Seconds = Field(
         10.0, description="Seconds a request that was dispatched again is left alone."
@@ -367,6 +369,16 @@ class Settings(BaseSettings):
             setting, is_usable = f"{name}_API_KEY".upper(), name is None or bool(self.vendor(name).key)
         if not is_usable:
             raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {name} cannot be used here; set {PREFIX}{setting}")
+        return self
+
+    @model_validator(mode="after")
+    def _sweeps_are_no_outage(self) -> "Settings":
+        # When the last sweep is half a lease ago nobody judges leases; the rest is the time that a sweep takes.
+        if self.sweep_interval_seconds > self.lease_seconds / 3:
+            raise ValueError(
+                f"{PREFIX}SWEEP_INTERVAL_SECONDS must be at most a third of {PREFIX}LEASE_SECONDS: sweeps further "
+                "apart are taken for an outage of Redis, and what a dead worker had in flight would never be taken up"
+            )
         return self
 
     @model_validator(mode="after")

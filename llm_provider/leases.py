@@ -13,6 +13,7 @@ class LeaseKeeper:
 
     def __init__(self, ledger: LedgerProtocol, lease_seconds: float) -> None:
         self._ledger = ledger
+        # By holder: two runs of one request may be here at once, as when a message of it comes twice.
         self._held: dict[str, str] = {}
         self._lock = threading.Lock()
         self._thread = PeriodicThread("lease-keeper", self.renew, lease_seconds / 4)
@@ -25,16 +26,14 @@ class LeaseKeeper:
 
     @contextmanager
     def hold(self, queue_id: str, holder: str) -> Iterator[None]:
-        """Keep one lease alive while the block runs."""
+        """Keep one lease alive while the block runs; it may be taken within it."""
         with self._lock:
-            self._held[queue_id] = holder
+            self._held[holder] = queue_id
         try:
             yield
         finally:
             with self._lock:
-                # After a stall another thread of this process may have taken the lapsed lease over.
-                if self._held.get(queue_id) == holder:
-                    del self._held[queue_id]
+                self._held.pop(holder, None)
 
     def renew(self) -> bool:
         """Renew once what is held now."""

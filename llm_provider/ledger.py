@@ -291,7 +291,7 @@ class LedgerProtocol(Protocol):
         ...
 
     def renew(self, leases: Mapping[str, str]) -> None:
-        """Prolong leases (queue_id -> holder), lapsed ones included unless another holder took them.
+        """Prolong leases (holder -> queue_id), lapsed ones included unless another holder took them.
 
         No lease is prolonged beyond its request's deadline plus a margin.
         """

@@ -68,6 +68,12 @@ class QueueProcessorImpl:
         LedgerUnavailable when the request could not be claimed; the sweeper brings it back.
         """
         holder = uuid4().hex
+        # Held before it is claimed, since the answer may come late; and until the outcome is stored, however long Redis
+        # is away in between.
+        with self._leases.hold(queue_id, holder):
+            return self._process(queue_id, holder)
+
+    def _process(self, queue_id: str, holder: str) -> Decision | None:
         claim = self._ledger.claim(queue_id, holder)
         if claim.request is None:
             return None
@@ -88,14 +94,12 @@ class QueueProcessorImpl:
         return self._commit(request, outcomes.abandoned(request.queue_id, error, claim.progress, at=utc_now()))
 
     def _run(self, claim: Claim, request: QueuedRequest, texts: ComparisonTexts, holder: str) -> Decision | None:
-        # The lease lives until the outcome is stored, however long Redis is away in between.
-        with self._leases.hold(request.queue_id, holder):
-            try:
-                outcome = self._ask(request, texts, claim)
-            except CallLater as later:
-                self._suspend(request, holder, later)
-                return None
-            return self._commit(request, _checked(request, outcome))
+        try:
+            outcome = self._ask(request, texts, claim)
+        except CallLater as later:
+            self._suspend(request, holder, later)
+            return None
+        return self._commit(request, _checked(request, outcome))
 
     def _ask(self, request: QueuedRequest, texts: ComparisonTexts, claim: Claim) -> Outcome:
         queue_id, started = request.queue_id, time.monotonic()

@@ -164,7 +164,7 @@ class MemoryLedger:
 
     def renew(self, leases: Mapping[str, str]) -> None:
         with self._asked() as now:
-            for queue_id, holder in leases.items():
+            for holder, queue_id in leases.items():
                 record = self._record(queue_id)
                 if record and record.state is RecordState.RUNNING and record.holder == holder:
                     self._prolong(record, now)
@@ -204,6 +204,7 @@ class MemoryLedger:
                 return None
             if record.outcome is not None:
                 mine = record.outcome == outcome and record.state is RecordState.DECIDED
+                record.look_at = now + self.timing.delivery_window if mine else record.look_at
                 return Decision(record.request, record.outcome, mine=mine)
             if record.state is RecordState.DELIVERED:
                 return None

@@ -7,17 +7,20 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 _NO_LIMIT = 2**31
 
 
-def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
+def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = False) -> Redis:
     """A client with bounded waits; nothing connects before its first command.
 
     redis-py's own default goes on trying for 4.5 s. Every command of ours may be repeated, so one immediate retry
-    heals a pooled connection that a restart of Redis has cut, and no more.
+    heals a pooled connection that a restart of Redis has cut, and no more. With `outlives_silence` also one that has
+    timed out: the second try has a new connection. Who answers a web request that waits shall not wait twice.
     """
+    silence = (RedisTimeoutError,) if outlives_silence else ()
     client: Redis = Redis.from_url(
         url,
         decode_responses=True,
@@ -25,8 +28,7 @@ def connect_redis(url: str, *, timeout_seconds: float) -> Redis:
         socket_connect_timeout=timeout_seconds,
         # One for each thread that asks; redis-py's own default of 100 fails the thread after that.
         max_connections=_NO_LIMIT,
-        # Not after a timeout: who has waited once for a Redis that hangs shall not wait twice.
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, *silence)),
     )
     return client
 

@@ -101,7 +101,7 @@ class RedisLedger:
         return _claim(ClaimState(state), stored)
 
     def renew(self, leases: Mapping[str, str]) -> None:
-        keys = [self._key("open"), *map(self._record, leases)]
+        keys = [self._key("open"), *map(self._record, leases.values())]
         pairs = [text for pair in leases.items() for text in pair]
         self._run("renew", keys, _ms(self._timing.lease), _ms(self._timing.deadline_margin), *pairs)
 

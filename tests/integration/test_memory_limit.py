@@ -63,7 +63,7 @@ def test_with_no_memory_left_what_was_accepted_is_finished(redis: Redis, ledger:
 
     with pytest.raises(LedgerUnavailable):
         ledger.accept(a_request(), some_texts())
-    ledger.renew({running.queue_id: "a"})
+    ledger.renew({"a": running.queue_id})
     assert ledger.suspend(running.queue_id, "a", wait_seconds=0.0, progress=CallProgress(failures=1))
     assert [due.queue_id for due in ledger.sweep(queue_is_empty=False)] == [running.queue_id]
     assert ledger.claim(waiting.queue_id, "b").state is ClaimState.CLAIMED

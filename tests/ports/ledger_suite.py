@@ -191,7 +191,7 @@ class Storm:
 
     def renew(self, known: Known) -> None:
         before = self.now()
-        self.ledger.renew({known.request.queue_id: known.holder})
+        self.ledger.renew({known.holder: known.request.queue_id})
         claim = self.ledger.claim(known.request.queue_id, "nobody")
         if claim.state is ClaimState.CLAIMED:
             self.taken(known, claim, "nobody", before)

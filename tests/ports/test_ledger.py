@@ -205,12 +205,12 @@ def test_many_claims_at_once_give_one_lease(stage: Stage) -> None:
 def test_a_renewed_lease_lives_on(stage: Stage) -> None:
     """One call prolongs all leases of a process."""
     ledger = stage.open(lease=3 * SHORT)
-    held = [stage.running("first").queue_id for _ in range(3)]
+    held = {holder: stage.running(holder).queue_id for holder in ("first", "second", "third")}
     for _ in range(4):
         stage.wait(SHORT)
         assert stage.sweep() == []
-        ledger.renew(dict.fromkeys(held, "first"))
-    assert [ledger.claim(queue_id, "second").state for queue_id in held] == [ClaimState.LEFT] * 3
+        ledger.renew(held)
+    assert [ledger.claim(queue_id, "other").state for queue_id in held.values()] == [ClaimState.LEFT] * 3
 
 
 def test_a_holder_retakes_its_own_lapsed_lease(stage: Stage) -> None:
@@ -218,7 +218,7 @@ def test_a_holder_retakes_its_own_lapsed_lease(stage: Stage) -> None:
     ledger = stage.open(lease=SHORT)
     request = stage.running("first")
     stage.wait(SHORT)
-    ledger.renew({request.queue_id: "first"})
+    ledger.renew({"first": request.queue_id})
     assert ledger.claim(request.queue_id, "second").state is ClaimState.LEFT
     assert stage.sweep() == []
 
@@ -230,7 +230,7 @@ def test_a_renewal_does_not_take_anothers_lease(stage: Stage) -> None:
     stage.wait(SHORT)
     assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED
     stage.wait(SHORT / 2)
-    ledger.renew({request.queue_id: "first"})
+    ledger.renew({"first": request.queue_id})
     assert ledger.claim(request.queue_id, "first").state is ClaimState.LEFT
     stage.wait(SHORT / 2)
     assert ledger.claim(request.queue_id, "third").state is ClaimState.CLAIMED
@@ -240,9 +240,9 @@ def test_no_lease_is_prolonged_beyond_the_deadline_and_its_margin(stage: Stage) 
     """A hung call does not keep its request for ever: the sweeper ends it."""
     ledger = stage.open(deadline_margin=SHORT)
     request = stage.running("first", deadline_seconds=SHORT)
-    ledger.renew({request.queue_id: "first"})
+    ledger.renew({"first": request.queue_id})
     stage.wait(2 * SHORT)
-    ledger.renew({request.queue_id: "first"})
+    ledger.renew({"first": request.queue_id})
     assert stage.sweep() == [Due(request.queue_id, Action.EXPIRE)]
 
 
@@ -258,7 +258,7 @@ def test_a_renewal_does_not_touch_what_is_decided(stage: Stage) -> None:
     """The keeper's last round may come after the commit; the delivery stays due when it was."""
     ledger = stage.open(delivery_window=SHORT)
     decision = stage.decided()
-    ledger.renew({decision.request.queue_id: "first"})
+    ledger.renew({"first": decision.request.queue_id})
     stage.wait(SHORT)
     assert stage.sweep() == [Due(decision.request.queue_id, Action.DELIVER)]
 
@@ -282,6 +282,16 @@ def test_the_same_outcome_again_is_still_ones_own(stage: Stage) -> None:
     decision = stage.decided()
     assert ledger.commit(decision.request.queue_id, decision.outcome) == decision
     assert ledger.figures().totals == {"accepted": 1, "completed": 1}
+
+
+def test_the_same_outcome_again_has_a_delivery_window_of_its_own(stage: Stage) -> None:
+    """Whoever waited long for the first answer begins to deliver only now."""
+    ledger = stage.open(delivery_window=3 * SHORT)
+    decision = stage.decided()
+    stage.wait(2 * SHORT)
+    ledger.commit(decision.request.queue_id, decision.outcome)
+    stage.wait(2 * SHORT)
+    assert stage.sweep() == []
 
 
 def test_the_same_outcome_again_is_nobodys_once_it_is_delivered(stage: Stage) -> None:
@@ -570,7 +580,7 @@ def test_after_an_outage_nobody_judges_leases_at_once(stage: Stage) -> None:
     assert stage.sweep() == []
     stage.wait(4 * SHORT)
     assert stage.sweep() == []
-    ledger.renew({alive.queue_id: "alive"})
+    ledger.renew({"alive": alive.queue_id})
     stage.wait(SHORT)
     assert stage.sweep() == []
     assert stage.sweep_until_due() == [Due(dead.queue_id, Action.DISPATCH)]
@@ -599,7 +609,7 @@ def test_no_step_brings_an_unknown_request_into_being(stage: Stage) -> None:
     request = a_request()
     decision = Decision(request, a_verdict_for(request))
     ledger.claim(request.queue_id, "first")
-    ledger.renew({request.queue_id: "first"})
+    ledger.renew({"first": request.queue_id})
     ledger.suspend(request.queue_id, "first", wait_seconds=0.0, progress=SOME_PROGRESS)
     ledger.commit(request.queue_id, decision.outcome)
     ledger.mark_delivered(decision)
@@ -616,7 +626,7 @@ def test_no_step_keeps_a_forgotten_record_alive(stage: Stage) -> None:
     decision = stage.delivered()
     queue_id = decision.request.queue_id
     ledger.claim(queue_id, "second")
-    ledger.renew({queue_id: "first"})
+    ledger.renew({"first": queue_id})
     ledger.suspend(queue_id, "first", wait_seconds=0.0, progress=SOME_PROGRESS)
     ledger.commit(queue_id, an_error_for(decision.request))
     ledger.postpone(queue_id, attempted=True)
@@ -840,7 +850,7 @@ def test_steps_on_an_unknown_request_write_no_key(on_redis: Stage, redis_client:
 STEPS: dict[str, Callable[[LedgerProtocol, Decision], object]] = {
     "accept": lambda ledger, decision: ledger.accept(decision.request, some_texts()),
     "claim": lambda ledger, decision: ledger.claim(decision.request.queue_id, "first"),
-    "renew": lambda ledger, decision: ledger.renew({decision.request.queue_id: "first"}),
+    "renew": lambda ledger, decision: ledger.renew({"first": decision.request.queue_id}),
     "suspend": lambda ledger, decision: ledger.suspend(
         decision.request.queue_id, "first", wait_seconds=0.0, progress=SOME_PROGRESS
     ),

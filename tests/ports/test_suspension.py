@@ -157,7 +157,7 @@ def test_a_renewal_does_not_touch_what_is_suspended(stage: Stage) -> None:
     """The keeper's last round may come after the suspension; the request stays due when it was."""
     ledger = stage.open()
     request = stage.suspended(wait_seconds=SHORT)
-    ledger.renew({request.queue_id: "first"})
+    ledger.renew({"first": request.queue_id})
     stage.wait(SHORT)
     assert stage.sweep() == dispatched(request)
     assert ledger.claim(request.queue_id, "second").state is ClaimState.CLAIMED

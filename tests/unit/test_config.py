@@ -48,6 +48,7 @@ WRONG = [
     ("REQUEST_DEADLINE_SECONDS", "nan"),
     ("REQUEST_DEADLINE_SECONDS", "four hours"),
     ("LEASE_SECONDS", "inf"),
+    ("LEASE_SECONDS", "1.9"),
     ("WEB_THREADS", "1"),
     ("WEB_SYNC_THREADS", "-1"),
     ("WORKER_CONCURRENCY", "0"),
@@ -241,6 +242,15 @@ def test_watermarks_are_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LLM_PROVIDER_QUEUE_LOW_WATERMARK" in refused.value.message
     assert "LLM_PROVIDER_QUEUE_HIGH_WATERMARK" in refused.value.message
     assert load(monkeypatch, QUEUE_LOW_WATERMARK="10").queue_low_watermark == 10
+
+
+def test_sweeps_come_often_enough_to_judge_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further apart they would be taken for an outage for ever, and no dead worker's request would be taken up."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, LEASE_SECONDS="30", SWEEP_INTERVAL_SECONDS="10.1")
+
+    assert "LLM_PROVIDER_SWEEP_INTERVAL_SECONDS must be at most a third" in refused.value.message
+    assert load(monkeypatch, SWEEP_INTERVAL_SECONDS="10").sweep_interval_seconds == 10
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

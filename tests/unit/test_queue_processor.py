@@ -11,7 +11,7 @@ from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.adapters.memory_ledger import MemoryLedger
 from llm_provider.errors import LedgerUnavailable, ProviderOverloaded, RateLimited
 from llm_provider.gatekeeper import Gatekeeper
-from llm_provider.ledger import Action, ClaimState
+from llm_provider.ledger import Action, Claim, ClaimState
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_processor import COMMIT_RETRY_SECONDS
 from llm_provider.retries import RetrySchedule
@@ -69,6 +69,24 @@ def test_the_lease_is_renewed_for_as_long_as_the_call_lasts() -> None:
     worker.run(request)
     assert (len(worker.provider.calls), len(other.provider.calls)) == (1, 0)
     assert len(worker.records) == 1
+
+
+def test_the_lease_is_kept_while_the_answer_to_its_claim_is_on_its_way() -> None:
+    """A connection that falls silent must cost neither the lease nor a second call."""
+
+    class LateLedger(MemoryLedger):
+        def claim(self, queue_id: str, holder: str) -> Claim:
+            claim = super().claim(queue_id, holder)
+            for _ in range(4 if holder != "other" else 0):
+                worker.clock.advance(20)
+                worker.leases.renew()
+            return claim
+
+    worker = Worker(ledger=LateLedger(a_timing()))
+    request, seen = worker.accept(), list[ClaimState]()
+    worker.provider.on_call = lambda: seen.append(worker.ledger.claim(request.queue_id, "other").state)
+    worker.run(request)
+    assert seen == [ClaimState.LEFT]
 
 
 def test_the_lease_is_held_until_the_outcome_is_stored() -> None:

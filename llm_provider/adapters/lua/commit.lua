@@ -7,7 +7,10 @@ local now = now_ms()
 local r = redis.call('HMGET', record, 'request', 'outcome', 'state')
 if not r[1] then return {'gone'} end
 -- The same bytes again are a commit repeated after a lost reply: still the caller's own.
-if r[2] == ARGV[2] and r[3] == 'decided' then return {'stored', r[1]} end
+if r[2] == ARGV[2] and r[3] == 'decided' then
+  redis.call('ZADD', KEYS[2], 'XX', now + number(ARGV[4]), ARGV[1])
+  return {'stored', r[1]}
+end
 if r[2] then return {'adopted', r[1], r[2]} end
 if r[3] == 'delivered' then return {'gone'} end
 

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- KEYS open record*    ARGV lease_ms margin_ms (id holder)*
+-- KEYS open record*    ARGV lease_ms margin_ms (holder id)*
 -- -> how many leases were prolonged
 local now, lease_ms, margin_ms = now_ms(), number(ARGV[1]), number(ARGV[2])
 local prolonged = 0
 for i = 2, #KEYS do
-  local id, holder = ARGV[2 * i - 1], ARGV[2 * i]
+  local holder, id = ARGV[2 * i - 1], ARGV[2 * i]
   local r = redis.call('HMGET', KEYS[i], 'state', 'holder', 'deadline')
   if r[1] == 'running' and r[2] == holder then
     local lease = math.min(now + lease_ms, number(r[3]) + margin_ms)
