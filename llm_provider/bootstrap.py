@@ -105,7 +105,7 @@ def build_worker(settings: Settings, customise: Customise | None = None) -> Cele
     app = _celery(settings, settings.worker_redis_timeout_seconds)
     runtime = WorkerRuntime(lambda: _worker_parts(settings, app, customise))
     app.register_task(ProcessComparison(runtime))
-    WorkerSignals(runtime).connect()
+    WorkerSignals(runtime, longest_task_seconds=settings.longest_task_seconds).connect()
     return app
 
 

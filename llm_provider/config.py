@@ -356,6 +356,12 @@ class Settings(BaseSettings):
         # The bus waits a second longer than its producer, for a final answer.
         return self.kafka_max_block_seconds + self.kafka_delivery_timeout_seconds + 2.0
 
+    @property
+    def longest_task_seconds(self) -> float:
+        """Longest time a worker works on one request while Redis answers; a wait that is longer holds no worker."""
+        calls = 2 if self.repair_invalid_answers else 1
+        return calls * self.provider_timeout_seconds + self.kafka_delivery_timeout_seconds + 15.0
+
     def vendor(self, name: LLMProviderType) -> VendorSettings:
         """The settings of one vendor."""
         return self.vendors.get(name) or VendorSettings()

@@ -25,6 +25,7 @@ TOTALS = {
     "completed": "Requests decided with a verdict.",
     "failed": "Requests decided with an error.",
     "expired": "Requests decided because their deadline passed.",
+    "taken_over": "Times that a lease lapsed while its request ran: a call that was open then may be paid twice.",
     "published": "Events acknowledged by Kafka, one a request.",
     "stored": "Results stored for polling.",
     "dropped": "Events that an operator gave up.",

@@ -12,7 +12,7 @@ from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from llm_provider import logs
-from llm_provider.errors import LedgerUnavailable, ServiceError
+from llm_provider.errors import ConfigurationError, LedgerUnavailable, ServiceError
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import LedgerProtocol
 from llm_provider.protocols import EventBusProtocol
@@ -85,8 +85,9 @@ class WorkerRuntime:
 class WorkerSignals:
     """What the signals of a Celery worker mean to the runtime, whatever the pool."""
 
-    def __init__(self, runtime: WorkerRuntime) -> None:
+    def __init__(self, runtime: WorkerRuntime, *, longest_task_seconds: float) -> None:
         self._runtime = runtime
+        self._longest_task = longest_task_seconds
 
     def connect(self) -> None:
         receivers = {
@@ -103,12 +104,23 @@ class WorkerSignals:
         for signal, receiver in receivers.items():
             signal.connect(receiver, weak=False)
 
-    def on_worker_init(self, **_: Any) -> None:
+    def on_worker_init(self, sender: Any, **_: Any) -> None:
         # Celery swallows what a receiver raises here, so a failed check has to end the process itself.
         try:
+            self._check_time_limits(sender)
             self._runtime.check()
         except ServiceError as error:
             sys.exit(f"llm-provider: {error.message}")
+
+    def _check_time_limits(self, worker: Any) -> None:
+        """Whatever the pool: threads heed no limit, and whoever sets one expects that it is heeded."""
+        for name in ("time_limit", "soft_time_limit"):
+            limit = getattr(worker, name)
+            if limit and limit < self._longest_task:
+                raise ConfigurationError(
+                    f"Celery's {name} is {limit:g} s, and a request may take {self._longest_task:g} s: "
+                    "a call that it cuts is paid, and paid again. Leave it out, or give it more."
+                )
 
     def on_worker_ready(self, sender: Any, **_: Any) -> None:
         if issubclass(get_implementation(sender.controller.pool_cls), PreforkPool):

@@ -122,6 +122,7 @@ class MemoryLedger:
         """What the deaths of earlier holders mean; each lapsed lease is counted once."""
         if record.state is RecordState.RUNNING and record.holder not in {"", holder}:
             record.lapses, record.holder = record.lapses + 1, ""
+            self._count("taken_over")
         if record.lapses >= self.timing.poisoned_after:
             record.look_at = now + self.timing.delivery_window
             return Claim(ClaimState.POISONED, record.request, progress=record.progress)
@@ -325,7 +326,7 @@ class MemoryLedger:
                 self._pause_until = now + self.timing.lease / 2
             self._swept_at = now
             due = [due for record in self._due(now) if (due := self._look(record, now))]
-            return due + [self._redispatch(record, now) for record in self._lost(now, queue_is_empty)]
+            return due + [self._redispatch(record, now, queue_is_empty) for record in self._lost(now, queue_is_empty)]
 
     def _due(self, now: float) -> list[_Record]:
         due = sorted((r for r in self._open() if r.look_at <= now), key=lambda r: r.look_at)
@@ -342,11 +343,12 @@ class MemoryLedger:
         if now >= record.deadline:
             record.look_at = now + timing.delivery_window
             return Due(queue_id, Action.EXPIRE)
-        record.look_at = now + timing.redispatch_after
-        if record.state is RecordState.SUSPENDED:
-            record.wait = max(timing.redispatch_after, min(2 * record.wait, timing.longest_redispatch))
-            record.look_at = min(now + record.wait, record.deadline)
+        self._wait_longer(record)
+        record.look_at = min(now + record.wait, record.deadline)
         return Due(queue_id, Action.DISPATCH)
+
+    def _wait_longer(self, record: _Record) -> None:
+        record.wait = max(self.timing.redispatch_after, min(2 * record.wait, self.timing.longest_redispatch))
 
     def _lost(self, now: float, queue_is_empty: bool) -> list[_Record]:
         timing = self.timing
@@ -355,11 +357,13 @@ class MemoryLedger:
             for record in self._waiting()[: timing.sweep_batch]
             if (queue_is_empty or record.turn + timing.overtaken_by < self._furthest)
             and now >= record.accepted + timing.settle
-            and now >= record.redispatched + timing.redispatch_after
+            and now >= record.redispatched + max(timing.redispatch_after, record.wait)
         ]
 
-    def _redispatch(self, record: _Record, now: float) -> Due:
+    def _redispatch(self, record: _Record, now: float, queue_is_empty: bool) -> Due:
         record.redispatched = now
+        if not queue_is_empty:
+            self._wait_longer(record)
         return Due(record.request.queue_id, Action.DISPATCH)
 
     def view(self, queue_id: str) -> RequestView | None:

@@ -88,7 +88,7 @@ class RedisLedger:
         timing = self._timing
         state, *stored = self._run(
             "claim",
-            [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep", "suspect"))],
+            [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep", "suspect", "totals"))],
             queue_id,
             holder,
             _ms(timing.lease),

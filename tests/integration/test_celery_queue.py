@@ -1,5 +1,8 @@
 """Celery as our queue on a real Redis: one id a message, first ones first, and an honest answer whether any waits."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -13,6 +16,7 @@ from llm_provider.config import Settings
 from llm_provider.errors import LedgerUnavailable
 from scripts.local_servers import free_port
 from tests.conftest import GivenRedis
+from tests.integration.processes import ROOT, START_SECONDS
 
 
 def an_app(redis_url: str, key_prefix: str) -> Celery:
@@ -80,3 +84,21 @@ def test_without_redis_both_questions_end_with_the_ledgers_error(key_prefix: str
         with pytest.raises(LedgerUnavailable):
             dispatcher.queue_is_empty()
     pools.reset()  # type: ignore[no-untyped-call] # As above.
+
+
+@pytest.mark.parametrize("options", [("--time-limit", "140"), ("-P", "processes", "--soft-time-limit", "140")])
+def test_a_worker_whose_time_limit_is_shorter_than_a_call_does_not_start(
+    redis_server: GivenRedis, options: tuple[str, ...]
+) -> None:
+    """What it cuts would be paid, and paid again by the next one; the message names the limit and the time."""
+    worker = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "celery_app", "worker", *options],
+        cwd=ROOT,
+        env=os.environ | {"LLM_PROVIDER_REDIS_URL": redis_server.url},
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+    assert worker.returncode == 1
+    assert "time_limit is 140 s, and a request may take 141 s" in worker.stderr

@@ -123,13 +123,14 @@ def test_a_live_lease_keeps_others_away_but_not_its_holder(stage: Stage) -> None
 
 
 def test_a_lapsed_lease_is_taken_over(stage: Stage) -> None:
-    """The worker that held it is taken for dead; from then on the lease is the other's."""
+    """The worker that held it is taken for dead; from then on the lease is the other's, and that is counted."""
     ledger = stage.open(lease=SHORT)
     request = stage.running("first")
     stage.wait(SHORT)
     taken = ledger.claim(request.queue_id, "second")
     assert (taken.state, taken.texts) == (ClaimState.CLAIMED, some_texts())
     assert ledger.claim(request.queue_id, "first").state is ClaimState.LEFT
+    assert ledger.figures().totals == {"accepted": 1, "taken_over": 1}
 
 
 def test_a_lease_that_lapsed_during_an_outage_is_not_taken_over(stage: Stage) -> None:
@@ -453,6 +454,14 @@ def test_a_lapsed_lease_is_dispatched_again_and_again(stage: Stage) -> None:
     for _ in range(3):
         assert stage.sweep() == []
         assert stage.sweep_until_due() == [Due(request.queue_id, Action.DISPATCH)]
+
+
+def test_what_no_worker_takes_over_is_expired_at_its_deadline(stage: Stage) -> None:
+    """However long its next message may take, its caller is told in time."""
+    stage.open(lease=2 * SHORT, redispatch_after=60.0)
+    request = stage.running(deadline_seconds=4 * SHORT)
+    assert stage.sweep_until_due() == [Due(request.queue_id, Action.DISPATCH)]
+    assert stage.sweep_until_due() == [Due(request.queue_id, Action.EXPIRE)]
 
 
 def test_an_undelivered_outcome_is_delivered_after_its_window(stage: Stage) -> None:

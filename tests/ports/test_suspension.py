@@ -1,6 +1,7 @@
 """What every ledger does with a request whose next call is due later: it waits without a thread, and is not lost."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -372,11 +373,24 @@ def sleeps_until_dispatched(stage: Stage, request: QueuedRequest) -> int:
     raise AssertionError("It was not dispatched any more.")
 
 
-def test_what_waits_for_a_worker_is_dispatched_ever_more_rarely(stage: Stage) -> None:
+def overtaken(stage: Stage) -> QueuedRequest:
+    request = stage.accept()
+    stage.running()
+    return request
+
+
+@pytest.mark.parametrize(
+    "wait_for_a_worker",
+    [lambda stage: stage.suspended(wait_seconds=0.0), Stage.running, overtaken],
+    ids=["its wait is over", "its lease lapsed", "its message was overtaken"],
+)
+def test_what_waits_for_a_worker_is_dispatched_ever_more_rarely(
+    stage: Stage, wait_for_a_worker: Callable[[Stage], QueuedRequest]
+) -> None:
     """Ten thousand may fall due at once: the time doubles, up to a bound, while no worker takes the request."""
-    stage.open(redispatch_after=SHORT, longest_redispatch=3 * SHORT)
-    request = stage.suspended(wait_seconds=0.0)
-    assert stage.sweep() == dispatched(request)
+    stage.open(lease=4 * SHORT, redispatch_after=SHORT, longest_redispatch=3 * SHORT, settle=0.0, overtaken_by=0)
+    request = wait_for_a_worker(stage)
+    assert stage.sweep_until_due() == dispatched(request)
     assert [sleeps_until_dispatched(stage, request) for _ in range(4)] == [1, 2, 3, 3]
 
 

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- KEYS record open waiting sweep suspect
+-- KEYS record open waiting sweep suspect totals
 -- ARGV id holder lease_ms window_ms margin_ms suspect_after poisoned_after record_prefix
 -- -> {'claimed', request, texts, ms_left, progress or nil} | {'expired', request, progress or nil}
 --    | {'poisoned', request, progress or nil} | {'decided', request, outcome} | {'left'}
@@ -26,9 +26,9 @@ if state == 'running' and r[3] ~= ARGV[2] then
 end
 if state == 'suspended' then
   if number(r[8]) > now then return {'left'} end
-  -- A message of it has found a worker: the next one that gets lost is missed as soon as the first.
-  redis.call('HDEL', record, 'wait')
 end
+-- A message of it has found a worker: the next one that gets lost is missed as soon as the first.
+redis.call('HDEL', record, 'wait')
 if now >= deadline then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
   return {'expired', r[2], r[9]}
@@ -38,6 +38,7 @@ end
 local lapses = number(redis.call('HGET', record, 'lapses'))
 if state == 'running' and r[3] and r[3] ~= '' and r[3] ~= ARGV[2] then
   lapses = redis.call('HINCRBY', record, 'lapses', 1)
+  redis.call('HINCRBY', KEYS[6], 'taken_over', 1)
   redis.call('HSET', record, 'holder', '')
 end
 if lapses >= number(ARGV[7]) then

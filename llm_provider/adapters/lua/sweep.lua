@@ -21,7 +21,20 @@ redis.call('HSET', note, 'at', now)
 redis.call('EXPIRE', note, 86400)
 local pause_until = number(redis.call('HGET', note, 'pause_until'))
 
-local function look_at_running(id, lease, deadline)
+-- Thousands may be due at once, as when a provider answers again: a message that waits for a worker is not lost, and
+-- is sent again ever more rarely.
+local function wait_longer(id, last_wait_ms)
+  local wait_ms = math.max(redispatch_ms, math.min(2 * last_wait_ms, number(ARGV[9])))
+  redis.call('HSET', ARGV[1] .. id, 'wait', wait_ms)
+  return wait_ms
+end
+
+-- At the deadline its caller is told all the same.
+local function dispatch(id, last_wait_ms, deadline)
+  take('dispatch', id, math.min(now + wait_longer(id, last_wait_ms), deadline))
+end
+
+local function look_at_running(id, lease, last_wait_ms, deadline)
   if lease > now then
     redis.call('ZADD', open, 'XX', lease, id)
   elseif now < pause_until then
@@ -29,20 +42,16 @@ local function look_at_running(id, lease, deadline)
   elseif now >= deadline then
     take('expire', id, now + window_ms)
   else
-    take('dispatch', id, now + redispatch_ms)
+    dispatch(id, last_wait_ms, deadline)
   end
 end
 
--- Thousands may be due at once, as when a provider answers again: a message that waits for a worker is not lost, and
--- is sent again ever more rarely. At the deadline its caller is told all the same.
 local function look_at_suspended(id, due_ms, last_wait_ms, deadline)
   if due_ms > now then
     redis.call('ZADD', open, 'XX', due_ms, id)
-    return
+  else
+    dispatch(id, last_wait_ms, deadline)
   end
-  local wait_ms = math.max(redispatch_ms, math.min(2 * last_wait_ms, number(ARGV[9])))
-  redis.call('HSET', ARGV[1] .. id, 'wait', wait_ms)
-  take('dispatch', id, math.min(now + wait_ms, deadline))
 end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, batch)) do
@@ -54,7 +63,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, b
   elseif state == 'decided' then
     take('deliver', id, now + window_ms)
   elseif state == 'running' then
-    look_at_running(id, number(r[3]), deadline)
+    look_at_running(id, number(r[3]), number(r[5]), deadline)
   elseif now >= deadline then
     take('expire', id, now + window_ms)
   elseif state == 'suspended' then
@@ -65,18 +74,19 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now, 'LIMIT', 0, b
 end
 
 -- The head of those waiting: a message that later acceptances have overtaken by far, or that is not there although
--- the queue is empty, got lost. It is dispatched again, at most once per redispatch time.
+-- the queue is empty, got lost. It is dispatched again, ever more rarely while its new message may be in the queue.
 local furthest = number(redis.call('HGET', note, 'furthest'))
 local head = redis.call('ZRANGE', waiting, 0, batch - 1, 'WITHSCORES')
 for i = 1, #head, 2 do
   local overtaken = number(head[i + 1]) + number(ARGV[7]) < furthest
   if not overtaken and ARGV[8] == '0' then break end
   local record = ARGV[1] .. head[i]
-  local r = redis.call('HMGET', record, 'accepted', 'redispatched')
+  local r = redis.call('HMGET', record, 'accepted', 'redispatched', 'wait')
   if not r[1] then
     redis.call('ZREM', waiting, head[i])
-  elseif now >= number(r[1]) + number(ARGV[6]) and now >= number(r[2]) + redispatch_ms then
+  elseif now >= number(r[1]) + number(ARGV[6]) and now >= number(r[2]) + math.max(redispatch_ms, number(r[3])) then
     redis.call('HSET', record, 'redispatched', now)
+    if ARGV[8] == '0' then wait_longer(head[i], number(r[3])) end
     due[#due + 1] = 'dispatch'
     due[#due + 1] = head[i]
   end
