@@ -33,15 +33,18 @@ VERDICT_SCHEMA: dict[str, object] = {
 }
 
 # A model that knows no schema puts its JSON into a block of code, as it would for a person.
-_CODE_FENCE = re.compile(r"(?is)\s*```(?:json)?\s*(.*?)\s*```\s*")
+_FENCE = "```"
 # Servers that do not know a model's thoughts as such leave them before its answer.
-_THOUGHTS = re.compile(r"(?is)\A\s*<think>.*?</think>")
+_THOUGHTS_BEGIN = "<think>"
+_THOUGHTS_END = re.compile("</think>", re.IGNORECASE)
+# A verdict has some hundred characters; what is longer is not parsed, since a model may write what holds a parser up.
+MAX_VERDICT_CHARS = 200_000
 
 # Some servers put it before everything they write.
 _BYTE_ORDER_MARK = "\ufeff"
 
-# As much as may be kept, up to where no word goes on; not too little, since some scripts have no spaces.
-_WHOLE_WORDS = re.compile(rf"(?s).{{{JUSTIFICATION_MAX_CHARS * 4 // 5},{JUSTIFICATION_MAX_CHARS}}}(?!\S)")
+# Not less is kept where words are to stay whole: some scripts have no spaces.
+_LEAST_KEPT_CHARS = JUSTIFICATION_MAX_CHARS * 4 // 5
 # What belongs to the character before it: accents, variants, skin tones, and the joints of composed emoji.
 _BELONGS_TO_THE_LAST = frozenset({"Mn", "Mc", "Me", "Sk", "Cf"})
 _JOINT = "\u200d"
@@ -58,16 +61,32 @@ def parse_verdict(answer: str) -> Verdict:
 
 
 def _json_object(answer: str) -> dict[str, object]:
-    text = _THOUGHTS.sub("", answer.removeprefix(_BYTE_ORDER_MARK))
-    fenced = _CODE_FENCE.fullmatch(text)
+    text = _without_fence(_without_thoughts(answer.removeprefix(_BYTE_ORDER_MARK)))
+    if len(text) > MAX_VERDICT_CHARS:
+        raise InvalidVerdict("The model's answer is longer than any verdict.")
     try:
-        parsed = json.loads(fenced[1] if fenced else text, object_pairs_hook=_without_contradiction)
+        parsed = json.loads(text, object_pairs_hook=_without_contradiction)
     except (ValueError, RecursionError):
         parsed = None
     # Outside the handler, because a decoding error carries the whole answer with it.
     if not isinstance(parsed, dict):
         raise InvalidVerdict("The model's answer is not a JSON object.")
     return parsed
+
+
+def _without_thoughts(answer: str) -> str:
+    text = answer.strip()
+    if text[: len(_THOUGHTS_BEGIN)].lower() != _THOUGHTS_BEGIN:
+        return text
+    end = _THOUGHTS_END.search(text)
+    return text[end.end() :].strip() if end else text
+
+
+def _without_fence(text: str) -> str:
+    if not (len(text) >= 2 * len(_FENCE) and text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return text
+    inner = text[len(_FENCE) : -len(_FENCE)]
+    return (inner[4:] if inner[:4].lower() == "json" else inner).strip()
 
 
 def _without_contradiction(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -96,13 +115,14 @@ def _cut(text: str) -> str:
     """Keep whole words up to the limit; what has no spaces there is cut between two characters."""
     if len(text) <= JUSTIFICATION_MAX_CHARS:
         return text
-    whole_words = _WHOLE_WORDS.match(text)
-    return (whole_words[0] if whole_words else text[: _end_of_a_character(text)]).rstrip()
+    ends = range(JUSTIFICATION_MAX_CHARS, _LEAST_KEPT_CHARS - 1, -1)
+    end = next((end for end in ends if text[end].isspace()), None) or _end_of_a_character(text)
+    return text[:end].rstrip()
 
 
 def _end_of_a_character(text: str) -> int:
     """Where a reader sees one end, at the limit or a little before."""
-    for end in range(JUSTIFICATION_MAX_CHARS, JUSTIFICATION_MAX_CHARS * 4 // 5, -1):
+    for end in range(JUSTIFICATION_MAX_CHARS, _LEAST_KEPT_CHARS, -1):
         if unicodedata.category(text[end]) not in _BELONGS_TO_THE_LAST and text[end - 1] != _JOINT:
             return end
     return JUSTIFICATION_MAX_CHARS

@@ -19,7 +19,7 @@ from scripts.local_servers import HOST
 BODY_BYTES = 4400
 
 _HEAD = b"POST /api/v1/comparison HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json"
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ STAMP = re.compile(rb"answered at (\d{20})")
 CALLS, OPEN = 0, 1  # What is counted: all calls so far, and those waiting for their answer now.
 
 _BACKLOG = 2048
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 
 
 def serve(told: Connection, counts: MutableSequence[int]) -> None:

@@ -7,4 +7,4 @@ import re
 
 def without_password(address: str) -> str:
     """An address that may be shown."""
-    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", address)
+    return re.sub(r"(?<=:)[^:@/]{0,500}(?=@)", "***", address)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 import subprocess
 import uuid
 from collections.abc import Mapping
@@ -58,8 +57,8 @@ class KafkaBroker(LocalServer):
             stored = self._storage.read_text()
         except OSError:
             return None
-        found = re.search(r"^cluster\.id=(.+)$", stored, re.MULTILINE)
-        return found.group(1).strip() if found else None
+        lines = (line.partition("=") for line in stored.splitlines())
+        return next((value.strip() for name, _, value in lines if name == "cluster.id" and value.strip()), None)
 
     @property
     def _storage(self) -> Path:

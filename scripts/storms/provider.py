@@ -24,8 +24,8 @@ OK, HANG, CUT, INVALID = "ok", "hang", "cut", "invalid"
 ABANDONED = "abandoned"  # The caller's connection ended before the answer.
 
 _BACKLOG = 1024
-_NUMBER = re.compile(rb"\bid=req(\d+)\b")
-_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(rb"\bid=req(\d{1,20})\b")
+_LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 _VERDICT = {"winner": "Essay B", "justification": "It supports each claim with a reason.", "confidence": 4}
 
 

@@ -322,6 +322,13 @@ def test_a_few_bytes_do_not_grow_to_any_size(
     assert type(failure_of(provider)) is (InvalidAnswer if status == 200 else ProviderOverloaded)
 
 
+@pytest.mark.parametrize("holder", ["content", "choices", "candidates"])
+def test_an_answer_of_a_million_empty_parts_is_not_read(server: Server, provider: Provider, holder: str) -> None:
+    """An SDK makes an object of each, which took one of them a minute of the processor's time."""
+    server.behave(body=f'{{"{holder}": [{"{}," * 1_000_000}{{}}]}}')
+    assert seconds_until_failure(provider, InvalidAnswer, seconds=60) < 10
+
+
 def test_no_compression_is_asked_for(server: Server, provider: Provider) -> None:
     """A few bytes of it could grow to any size."""
     ask(provider)

@@ -1,6 +1,7 @@
 """From a model's answer to a Verdict."""
 
 import json
+import time
 import math
 from typing import Any
 
@@ -139,6 +140,51 @@ def test_thoughts_before_an_answer_are_none_of_it(thoughts: str) -> None:
     assert parse_verdict(thoughts.replace("{}", other) + answer()).winner is EssayWinner.ESSAY_B
     with pytest.raises(InvalidVerdict):
         parse_verdict(thoughts.replace("{}", other))
+
+
+SPACES = " " * 100_000
+FENCES = "`" * 100_000
+THOUGHTS = "<think>" * 20_000
+BROKEN_ENDS = "</think" * 20_000
+HOSTILE = {
+    "a fence and spaces": f"```{SPACES}",
+    "spaces and fences": f"{SPACES}```{SPACES}json{SPACES}```{SPACES}x",
+    "many fences": FENCES,
+    "a fence without end": f"```json{SPACES}{{",
+    "a thought without end": f"<think>{SPACES}",
+    "many thoughts": THOUGHTS,
+    "many ends of thoughts": f"<think>{BROKEN_ENDS}</think{SPACES}",
+    "deep objects": '{"a":' * 40_000,
+    "many keys": "{" + ",".join(f'"{number}":1' for number in range(400_000)) + "}",
+    "as many keys as are read": "{" + ",".join(f'"{number}":1' for number in range(19_000)) + "}",
+    "many digits": f'{{"winner": "Essay A", "justification": "x", "confidence": {"1" * 150_000}}}',
+    "many decimals": f'{{"winner": "Essay A", "justification": "x", "confidence": 7{"0" * 150_000}.5e-2}}',
+    "a great exponent": '{"winner": "Essay A", "justification": "x", "confidence": 1e9999999}',
+    "many signs that are none": '{"winner": "Essay A", "justification": "' + "\\u0301" * 30_000,
+    "four megabytes": "x" * 4_000_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_no_answer_holds_the_interpreter(text: str) -> None:
+    """A millisecond or so each; while a pattern goes back and back, no lease of the process is renewed."""
+    begin = time.monotonic()
+    with pytest.raises(InvalidVerdict):
+        parse_verdict(text)
+    seconds = time.monotonic() - begin
+    print(f"{seconds * 1000:.1f} ms")
+    assert seconds < 0.5
+
+
+@pytest.mark.parametrize(
+    "surrounded",
+    ["{}" + SPACES, SPACES + "{}", f"```{SPACES}{{}}{SPACES}```", f"<think>{SPACES}{THOUGHTS}</think>{SPACES}{{}}"],
+)
+def test_a_verdict_is_found_however_much_stands_around_it(surrounded: str) -> None:
+    """Some models end with spaces until they are stopped."""
+    begin = time.monotonic()
+    assert parse_verdict(surrounded.replace("{}", answer())).winner is EssayWinner.ESSAY_B
+    assert time.monotonic() - begin < 0.5
 
 
 def test_an_answer_that_contradicts_itself_is_refused() -> None:

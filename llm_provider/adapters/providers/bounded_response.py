@@ -10,6 +10,8 @@ from llm_provider.adapters.providers.deadline import deadline
 
 # A verdict is a few hundred bytes, and a long chain of thought some hundred thousand.
 MAX_BYTES = 4_194_304
+# Objects, lists and commas: an SDK makes an object of its own of each value, and a million empty ones take it a minute.
+MAX_JSON_SIGNS = 50_000
 # What an error says beside its status is worth a moment, and no vendor's is longer.
 ERROR_BODY_SECONDS = 5.0
 ERROR_BODY_BYTES = 262_144
@@ -26,7 +28,7 @@ def bounded(response: httpx2.Response) -> httpx2.Response:
 
 
 class _BoundedStream(httpx2.SyncByteStream):
-    """No more than MAX_BYTES, decompressed here, because a few bytes could grow to any size."""
+    """No more than MAX_BYTES, decompressed here, because a few bytes could grow to any size, and MAX_JSON_SIGNS."""
 
     def __init__(self, inner: httpx2.SyncByteStream | httpx2.AsyncByteStream, encoding: str) -> None:
         # A response of this client's is never of the other kind, which one class in httpx2 serves as well.
@@ -34,7 +36,12 @@ class _BoundedStream(httpx2.SyncByteStream):
         self._encoding = encoding
 
     def __iter__(self) -> Iterator[bytes]:
-        return _decompressed(self._inner, self._encoding, MAX_BYTES)
+        signs = 0
+        for part in _decompressed(self._inner, self._encoding, MAX_BYTES):
+            signs += sum(map(part.count, (b"{", b"[", b",")))
+            if signs > MAX_JSON_SIGNS:
+                raise httpx2.DecodingError("The answer has more parts than any verdict.")
+            yield part
 
     def close(self) -> None:
         self._inner.close()

@@ -14,7 +14,7 @@ from llm_provider.internal_models import Prompt
 # instructions are among its features (https://ai.google.dev/gemini-api/docs/api-versions), and the SDK takes it, too.
 API_VERSION = "v1"
 
-_WITH_VERSION = re.compile(r"(?P<url>https?://[^/]+.*)/(?P<version>v\d+((alpha|beta)\d*)?)/?", re.IGNORECASE)
+_VERSION = re.compile(r"v\d++((alpha|beta)\d*+)?", re.IGNORECASE)
 
 
 class GoogleClient:
@@ -58,5 +58,5 @@ def _build_sdk(api_key: str, base_url: str, http: httpx2.Client) -> Client:
 
 def _split_version(base_url: str) -> tuple[str, str]:
     """A gateway's URL may end with the version that is spoken there, such as /v1beta."""
-    found = _WITH_VERSION.fullmatch(base_url)
-    return (found["url"], found["version"]) if found else (base_url, API_VERSION)
+    url, _, version = base_url.removesuffix("/").rpartition("/")
+    return (url, version) if _VERSION.fullmatch(version) and not url.endswith(":/") else (base_url, API_VERSION)

@@ -42,7 +42,7 @@ _OF_THE_SDK: tuple[tuple[type[Exception], type[ProviderError]], ...] = (
 )
 
 # A protobuf Duration in JSON.
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)s")
+_DURATION = re.compile(r"(\d++(?:\.\d++)?)s")
 
 
 def translate(error: Exception) -> ProviderError:

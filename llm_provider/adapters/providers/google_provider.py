@@ -17,7 +17,7 @@ from llm_provider.model_manifest import FittedCall, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
 
 # It becomes a part of the URL's path, which it must not leave.
-_MODEL_NAME = re.compile(r"(?!.*\.\.)[\w.:@-]+(/[\w.:@-]+)*", re.ASCII)
+_MODEL_NAME = re.compile(r"[\w.:@-]++(/[\w.:@-]++)*+", re.ASCII)
 
 
 class GoogleProvider(SDKProvider[GoogleClient]):
@@ -31,7 +31,7 @@ class GoogleProvider(SDKProvider[GoogleClient]):
         return GoogleClient(api_key, base_url)
 
     def _ask(self, client: GoogleClient, call: ProviderCall, fitted: FittedCall, timeout_seconds: float) -> Reply:
-        if not _MODEL_NAME.fullmatch(call.model):
+        if ".." in call.model or not _MODEL_NAME.fullmatch(call.model):
             raise CallUnsendable("google has no model of such a name.")
         return read_response(client.generate(call.model, call.prompt, _config(call, fitted, timeout_seconds)))
 
