@@ -15,6 +15,8 @@ from contracts.events.llm_provider_events import TokenUsage
 METADATA_MAX_BYTES = 64 * 1024
 # A consumer's JSON parser gives up at about 200 levels, and the envelope around the metadata needs a few of them.
 METADATA_MAX_DEPTH = 100
+# Where what we add to a caller's metadata stands when a key of the caller's has a name of ours.
+NOTES_KEY = "llm_provider_notes"
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
@@ -31,6 +33,8 @@ def _plain_json(metadata: dict[str, Any]) -> dict[str, Any]:
     _refuse_what_json_cannot_say(metadata, METADATA_MAX_DEPTH)
     if len(to_json(metadata)) > METADATA_MAX_BYTES:
         raise ValueError(f"must be at most {METADATA_MAX_BYTES} bytes as JSON")
+    if NOTES_KEY in metadata:
+        raise ValueError(f"must not have the key {NOTES_KEY}, which is this service's own")
     return metadata
 
 

@@ -29,6 +29,7 @@ from llm_provider.adapters.providers.openrouter_provider import OpenRouterProvid
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.adapters.redis_ledger import RedisLedger
+from llm_provider.adapters.redis_secret import RedisDelimiterSecret
 from llm_provider.admission import BreakerPolicy
 from llm_provider.api.app import WebParts, create_app
 from llm_provider.call_attempts import CallPolicy
@@ -38,7 +39,9 @@ from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import LedgerProtocol, LedgerTiming
 from llm_provider.model_manifest import load_manifest
 from llm_provider.orchestrator import LLMOrchestratorImpl, RequestPolicy
+from llm_provider.prompts import PromptWriter
 from llm_provider.protocols import (
+    DelimiterSecretProtocol,
     EventBusProtocol,
     LeaseKeeperProtocol,
     LLMEventPublisherProtocol,
@@ -193,7 +196,27 @@ def _policy(settings: Settings) -> RequestPolicy:
 def _caller(settings: Settings, waker: WakerProtocol) -> ProviderCaller:
     providers = [build(settings) for build in PROVIDERS]
     gatekeeper = Gatekeeper(_admission(settings), waker, settings.lease_seconds)
-    return ProviderCaller({provider.name: provider for provider in providers}, gatekeeper, _call_policy(settings))
+    return ProviderCaller(
+        {provider.name: provider for provider in providers},
+        gatekeeper,
+        _call_policy(settings),
+        prompts=_prompts(settings),
+    )
+
+
+def _prompts(settings: Settings) -> PromptWriter:
+    return PromptWriter(
+        _delimiter_secret(settings),
+        max_chars=settings.max_prompt_chars,
+        trusts_system_prompts=settings.trust_system_prompts,
+    )
+
+
+def _delimiter_secret(settings: Settings) -> DelimiterSecretProtocol:
+    if settings.delimiter_secret is not None:
+        return settings.delimiter_secret.get_secret_value().encode
+    client = connect_redis(settings.redis_url, timeout_seconds=ADMISSION_TIMEOUT_SECONDS)
+    return RedisDelimiterSecret(client, prefix=settings.key_prefix)
 
 
 def _call_policy(settings: Settings) -> CallPolicy:

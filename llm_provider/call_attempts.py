@@ -36,7 +36,7 @@ from llm_provider.internal_models import (
     ProviderCall,
 )
 from llm_provider.model_names import canonical_name
-from llm_provider.prompts import build_prompt
+from llm_provider.prompts import PromptWriter
 from llm_provider.protocols import LLMProviderProtocol
 from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
 from llm_provider.retries import RetrySchedule
@@ -87,6 +87,7 @@ class CallAttempts:
         self,
         provider: LLMProviderProtocol,
         gatekeeper: Gatekeeper,
+        prompts: PromptWriter,
         policy: CallPolicy,
         request: QueuedRequest,
         texts: ComparisonTexts,
@@ -97,6 +98,7 @@ class CallAttempts:
     ) -> None:
         self._provider = provider
         self._gate = gatekeeper
+        self._prompts = prompts
         self._policy = policy
         self._request = request
         self._texts = texts
@@ -132,7 +134,7 @@ class CallAttempts:
 
     def _verdict(self) -> Outcome:
         try:
-            timed = self._call(build_prompt(self._texts))
+            timed = self._call(self._prompt())
         except InvalidVerdict as error:
             if not self._policy.repair_invalid_answers:
                 raise
@@ -141,10 +143,13 @@ class CallAttempts:
             self._request.queue_id, timed.answer, response_time_ms=timed.response_time_ms, at=utc_now()
         )
 
+    def _prompt(self, complaint: str | None = None) -> Prompt:
+        return self._prompts.write(self._texts, asked_target(self._request), complaint=complaint)
+
     def _repaired(self, first: InvalidVerdict) -> TimedAnswer:
         """Ask once more, saying what was wrong; what keeps the second answer away does not replace the first error."""
         try:
-            return self._call(build_prompt(self._texts, complaint=first.message))
+            return self._call(self._prompt(complaint=first.message))
         except InvalidAnswer:
             raise
         except (CallLater, ComparisonError):
@@ -321,6 +326,11 @@ class CallAttempts:
 def target_of(request: QueuedRequest) -> ComparisonTarget:
     """What admission control counts and limits its calls by."""
     return ComparisonTarget(provider=request.provider, model=canonical_name(request.model))
+
+
+def asked_target(request: QueuedRequest) -> ComparisonTarget:
+    """The model as its caller spelled it, by which its row is found."""
+    return ComparisonTarget(provider=request.provider, model=request.model)
 
 
 def is_guarded(provider: LLMProviderType) -> bool:

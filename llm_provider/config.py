@@ -252,6 +252,18 @@ class Settings(BaseSettings):
     )
     provider_timeout_seconds: Seconds = Field(120.0, description="Total seconds of one call to a provider.")
     max_body_bytes: Count = Field(1_048_576, description="Bytes of the largest request body that is read.")
+    max_prompt_chars: Annotated[int, Field(ge=1000)] | None = Field(
+        None,
+        description="Characters of the longest prompt; unset: four a token of the model's context, at most 4,000,000.",
+    )
+    delimiter_secret: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None,
+        description="Secret of the tags around essays; unset: made once at random, and kept in Redis.",
+    )
+    trust_system_prompts: bool = Field(
+        False,
+        description="Whether a request's own system prompt is sent without our sentences on how to take essays.",
+    )
     queue_high_watermark: Count = Field(
         100_000, description="Open requests above which new ones that must be queued get 503."
     )

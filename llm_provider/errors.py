@@ -31,6 +31,7 @@
     │   │   ├── CircuitOpen
     │   │   ├── HeldBack
     │   │   └── LimitReached
+    │   ├── PromptTooLong          nor here: it would be too long
     │   ├── ProviderMissing
     │   ├── RequestExpired
     │   ├── RequestPoisoned
@@ -298,6 +299,12 @@ class LimitReached(NotAdmitted):
     """This service's own limit on the rate or the number of calls to the provider."""
 
     error_code = ErrorCode.RATE_LIMIT
+
+
+class PromptTooLong(ComparisonError):
+    """No call was made: its prompt would be longer than this service, or surely the model, takes."""
+
+    error_code = ErrorCode.INVALID_REQUEST
 
 
 class ProviderMissing(ComparisonError):

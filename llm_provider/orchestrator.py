@@ -14,6 +14,7 @@ from llm_provider.callbacks import build_response
 from llm_provider.errors import NotAdmitted, RequestRejected
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import Acceptance, LedgerProtocol
+from llm_provider.outcomes import with_notes_apart
 from llm_provider.protocols import LLMProviderProtocol, TaskDispatcherProtocol
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import QueuedRequest, TraceContext, utc_now
@@ -80,6 +81,7 @@ class LLMOrchestratorImpl:
         self._check_deadline(request.deadline_seconds)
         # Built once: whichever way it is answered, its time runs from here on.
         stored, texts, progress = self._stored(request, context, provider), _texts(request), CallProgress()
+        self._caller.check_prompt(stored, texts)
         end = time.monotonic() + stored.deadline_seconds
         if self._may_answer_now(request, context, provider):
             answer = self._answer_now(stored, texts, end)
@@ -124,7 +126,8 @@ class LLMOrchestratorImpl:
             if not is_free:
                 return CallProgress()
             try:
-                return build_response(stored, self._caller.compare(stored, texts, end - time.monotonic()))
+                outcome = self._caller.compare(stored, texts, end - time.monotonic())
+                return build_response(stored, with_notes_apart(outcome, stored))
             except NotAdmitted as late:
                 return CallProgress(has_turn=late.has_turn, is_late=late.is_late)
 

@@ -2,10 +2,14 @@
 
 from datetime import datetime
 
+from llm_provider.api_models import NOTES_KEY
 from llm_provider.callbacks import callback_event_id
 from llm_provider.errors import ComparisonError, RequestExpired
 from llm_provider.internal_models import CallProgress, ProviderAnswer
-from llm_provider.queue_models import Outcome, OutcomeError, OutcomeKind, OutcomeVerdict
+from llm_provider.queue_models import Outcome, OutcomeError, OutcomeKind, OutcomeVerdict, QueuedRequest
+
+# What we may add to a caller's metadata; docs/api.md says what each means.
+NOTE_NAMES = frozenset({"prompt_sha256", "dropped_parameters", "cost_note"})
 
 EXPIRED_MESSAGE = "The request's deadline passed before it had an outcome."
 
@@ -57,6 +61,17 @@ def abandoned(queue_id: str, error: ComparisonError, progress: CallProgress, *, 
     if isinstance(error, RequestExpired):
         told = progress.last_error() or told
     return failed(queue_id, told, response_time_ms=0, at=at).model_copy(update={"kind": _kind(error)})
+
+
+def with_notes_apart(outcome: Outcome, request: QueuedRequest) -> Outcome:
+    """The outcome as it is to be stored: none of the caller's keys is taken for a note of ours, nor hides one.
+
+    Where the caller uses one of our names, all of ours stand under a key that it cannot use, be there any or not.
+    """
+    ours = NOTE_NAMES | outcome.notes.keys()
+    if ours.isdisjoint(request.metadata) or NOTES_KEY in outcome.notes:
+        return outcome
+    return outcome.model_copy(update={"notes": {NOTES_KEY: outcome.notes}})
 
 
 def _kind(error: ComparisonError) -> OutcomeKind:

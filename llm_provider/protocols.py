@@ -47,6 +47,14 @@ class RealProvider(LLMProviderProtocol, Protocol):
     def __init__(self, settings: Settings) -> None: ...
 
 
+class DelimiterSecretProtocol(Protocol):
+    """What the names of the tags around essays are made with: no caller and no student knows it."""
+
+    def __call__(self) -> bytes:
+        """The same for all processes of an installation wherever possible. Never raises."""
+        ...
+
+
 class LLMEventPublisherProtocol(Protocol):
     """Publishes a request's one event to the topic its caller named."""
 

@@ -6,11 +6,18 @@ from collections.abc import Callable, Mapping
 
 from contracts.enums import LLMProviderType
 from llm_provider.admission import BreakerView, ProviderLoad
-from llm_provider.call_attempts import CallAttempts, CallPolicy, is_guarded, milliseconds_since, target_of
+from llm_provider.call_attempts import (
+    CallAttempts,
+    CallPolicy,
+    asked_target,
+    is_guarded,
+    milliseconds_since,
+    target_of,
+)
 from llm_provider.errors import ProviderMissing, ProviderNotConfigured
 from llm_provider.gatekeeper import Gatekeeper
-from llm_provider.internal_models import CallProgress, ComparisonTexts, ProviderAnswer, ProviderCall
-from llm_provider.prompts import build_prompt
+from llm_provider.internal_models import CallProgress, ComparisonTarget, ComparisonTexts, ProviderAnswer, ProviderCall
+from llm_provider.prompts import PromptWriter
 from llm_provider.protocols import LLMProviderProtocol
 from llm_provider.queue_models import Outcome, QueuedRequest
 
@@ -24,11 +31,13 @@ class ProviderCaller:
         gatekeeper: Gatekeeper,
         policy: CallPolicy,
         *,
+        prompts: PromptWriter | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._providers = providers
         self._gatekeeper = gatekeeper
         self._policy = policy
+        self._prompts = prompts or PromptWriter()
         self._sleep = sleep
 
     def all(self) -> list[LLMProviderProtocol]:
@@ -79,6 +88,10 @@ class ProviderCaller:
         if is_guarded(request.provider):
             self._gatekeeper.leave(target_of(request), request.queue_id)
 
+    def check_prompt(self, request: QueuedRequest, texts: ComparisonTexts) -> None:
+        """Raise RequestRejected when the model would not be sent such a prompt."""
+        self._prompts.check(texts, asked_target(request))
+
     def compare(
         self,
         request: QueuedRequest,
@@ -98,6 +111,7 @@ class ProviderCaller:
         return CallAttempts(
             provider,
             self._gatekeeper,
+            self._prompts,
             self._policy,
             request,
             texts,
@@ -109,6 +123,7 @@ class ProviderCaller:
     def try_out(self, provider: LLMProviderProtocol, texts: ComparisonTexts) -> tuple[ProviderAnswer, int]:
         """One call outside any request and past every guard: the answer and its milliseconds."""
         started = time.monotonic()
-        call = ProviderCall(texts=texts, prompt=build_prompt(texts), model=provider.default_model, is_trial=True)
+        prompt = self._prompts.write(texts, ComparisonTarget(provider=provider.name, model=provider.default_model))
+        call = ProviderCall(texts=texts, prompt=prompt, model=provider.default_model, is_trial=True)
         answer = provider.compare(call, timeout_seconds=self._policy.timeout_seconds)
         return answer, milliseconds_since(started)

@@ -127,7 +127,8 @@ class QueueProcessorImpl:
 
     def _commit(self, request: QueuedRequest, outcome: Outcome) -> Decision | None:
         """Store the outcome; nothing is delivered before. While Redis is away a paid answer waits here for it."""
-        decision = self._when_ledger_answers(request, lambda: self._ledger.commit(request.queue_id, outcome))
+        stored = outcomes.with_notes_apart(outcome, request)
+        decision = self._when_ledger_answers(request, lambda: self._ledger.commit(request.queue_id, stored))
         log.info("request_decided", queue_id=request.queue_id, kind=str(outcome.kind), stored=bool(decision))
         # Whoever stored the first outcome delivers it; a second one leaves quietly.
         return decision if decision and decision.mine else None
@@ -182,10 +183,11 @@ class QueueProcessorImpl:
             self._ledger.postpone(queue_id, attempted=False)
 
     def _give_up(self, queue_id: str, error: ComparisonError) -> Decision | None:
-        progress = self._ledger.pending(queue_id)
-        if progress is None:
+        progress, view = self._ledger.pending(queue_id), self._ledger.view(queue_id)
+        if progress is None or view is None:
             return None
-        decision = self._ledger.commit(queue_id, outcomes.abandoned(queue_id, error, progress, at=utc_now()))
+        outcome = outcomes.abandoned(queue_id, error, progress, at=utc_now())
+        decision = self._ledger.commit(queue_id, outcomes.with_notes_apart(outcome, view.request))
         if decision is None or not decision.mine:
             return None
         self._caller.leave(decision.request)

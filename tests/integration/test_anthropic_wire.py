@@ -30,7 +30,6 @@ from llm_provider.errors import (
 )
 from llm_provider.internal_models import TokenCounts
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput, load_manifest
-from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.anthropic_server import AnthropicServer
 from tests.integration.vendor_server import VERDICT
@@ -43,6 +42,7 @@ from tests.integration.wire import (
     ask,
     failure_of,
 )
+from tests.unit.builders import a_prompt
 
 MODEL = "claude-haiku-4-5"
 NATIVE = {"format": {"type": "json_schema", "schema": VERDICT_SCHEMA}}
@@ -98,7 +98,7 @@ def test_the_request_is_a_message_with_our_schema(server: AnthropicServer, provi
     assert request.json() == {
         "model": MODEL,
         "max_tokens": DEFAULT_MAX_TOKENS,
-        "system": build_prompt(TEXTS).system,
+        "system": a_prompt(TEXTS).system,
         "messages": [{"role": "user", "content": f"{SECRET} Cats. or Dogs."}],
         "output_config": NATIVE,
     }

@@ -23,7 +23,6 @@ from llm_provider.errors import (
 )
 from llm_provider.internal_models import ComparisonTexts, ProviderCall
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
-from llm_provider.prompts import build_prompt
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import OpenAIServer
 from tests.integration.vendor_server import VERDICT
@@ -38,6 +37,7 @@ from tests.integration.wire import (
     failure_of,
     seconds_until_failure,
 )
+from tests.unit.builders import a_prompt
 
 MODEL = "gpt-5.4-mini"
 
@@ -92,7 +92,7 @@ def test_what_the_caller_overrides_is_sent(server: OpenAIServer, provider: OpenA
 
 def test_what_is_sent_is_the_prompt_of_the_call(server: OpenAIServer, provider: OpenAIProvider) -> None:
     """Whoever made it knows its digest, so nothing is added here."""
-    prompt = build_prompt(TEXTS, complaint="It was no JSON.")
+    prompt = a_prompt(TEXTS, complaint="It was no JSON.")
     ask(provider, call=call_with(prompt=prompt))
     assert [message["content"] for message in server.requests[0].json()["messages"]] == [prompt.system, prompt.user]
 

@@ -17,12 +17,12 @@ from llm_provider.config import Settings
 from llm_provider.errors import ProviderError
 from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
 from llm_provider.model_manifest import ModelManifest
-from llm_provider.prompts import build_prompt
 from tests.integration.anthropic_server import AnthropicServer
 from tests.integration.google_server import GoogleServer
 from tests.integration.openai_server import OpenAIServer
 from tests.integration.openrouter_server import OpenRouterServer
 from tests.integration.vendor_server import VendorServer
+from tests.unit.builders import a_prompt
 
 KEY = "sk-key-that-opens-nothing"
 SECRET = "zebra-secret-zebra"
@@ -86,7 +86,7 @@ WIRES = (ANTHROPIC, GOOGLE, OPENAI, OPENROUTER)
 
 
 def a_call(model: str, texts: ComparisonTexts = TEXTS, **fields: Any) -> ProviderCall:
-    return ProviderCall(**{"texts": texts, "prompt": build_prompt(texts), "model": model, **fields})
+    return ProviderCall(**{"texts": texts, "prompt": a_prompt(texts), "model": model, **fields})
 
 
 def ask(provider: SDKProvider[Any], seconds: float = 5.0, call: ProviderCall | None = None) -> ProviderAnswer:

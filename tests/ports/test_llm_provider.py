@@ -23,13 +23,13 @@ from llm_provider.adapters.providers.openrouter_provider import OpenRouterProvid
 from llm_provider.config import PREFIX, VENDORS, Settings
 from llm_provider.errors import ProviderError, ProviderTimeout, QuotaExceeded, RateLimited
 from llm_provider.internal_models import ComparisonTexts, ProviderCall
-from llm_provider.prompts import build_prompt
 from llm_provider.protocols import LLMProviderProtocol, RealProvider
 from tests.conftest import GIVEN
 from tests.integration.anthropic_server import AnthropicServer
 from tests.integration.google_server import GoogleServer
 from tests.integration.openai_server import OpenAIServer
 from tests.integration.openrouter_server import OpenRouterServer
+from tests.unit.builders import a_prompt
 
 SECRET = "zebra-secret-zebra"
 ESSAY = f"{SECRET} Uniforms help, because nobody has to choose; however, they hide who we are."
@@ -201,7 +201,7 @@ def vendor(request: pytest.FixtureRequest) -> Iterator[Vendor]:
 
 def call(provider: LLMProviderProtocol, number: int = 0) -> ProviderCall:
     texts = ComparisonTexts(user_prompt=f"id={number} Which is better?", essay_a=ESSAY, essay_b=f"{ESSAY} So there.")
-    return ProviderCall(texts=texts, prompt=build_prompt(texts), model=provider.default_model)
+    return ProviderCall(texts=texts, prompt=a_prompt(texts), model=provider.default_model)
 
 
 def test_every_vendor_is_in_this_suite() -> None:

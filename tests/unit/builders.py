@@ -19,9 +19,17 @@ from llm_provider.api_models import LLMConfigOverrides
 from llm_provider.call_attempts import CallPolicy
 from llm_provider.errors import AdmissionUnavailable, ComparisonError, RateLimited
 from llm_provider.gatekeeper import Gatekeeper
-from llm_provider.internal_models import ComparisonTarget, ComparisonTexts, ProviderAnswer, ProviderCall, Verdict
+from llm_provider.internal_models import (
+    ComparisonTarget,
+    ComparisonTexts,
+    Prompt,
+    ProviderAnswer,
+    ProviderCall,
+    Verdict,
+)
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import Action, LedgerTiming
+from llm_provider.prompts import PromptWriter
 from llm_provider.protocols import EventBusProtocol
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.publish_gate import PublishGate
@@ -59,6 +67,16 @@ def some_texts() -> ComparisonTexts:
         essay_b=f"Essay two. {SECRET}",
         system_prompt=f"You are strict. {SECRET}",
     )
+
+
+# With a secret that every test knows.
+PROMPTS = PromptWriter(lambda: b"the installation's")
+A_MODEL = ComparisonTarget(provider=LLMProviderType.OPENAI, model="unknown-1")
+
+
+def a_prompt(texts: ComparisonTexts, *, complaint: str | None = None) -> Prompt:
+    """As a model of which nothing is known is sent it."""
+    return PROMPTS.write(texts, A_MODEL, complaint=complaint)
 
 
 def an_answer(**changes: Any) -> ProviderAnswer:
@@ -245,6 +263,7 @@ class Worker:
             {self.provider.name: self.provider},
             Gatekeeper(self.admission, Bell(), lease_seconds=60),
             a_policy(timeout_seconds=timeout_seconds),
+            prompts=PROMPTS,
             sleep=sleep,
         )
         self.processor = kind(

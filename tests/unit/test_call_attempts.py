@@ -36,15 +36,16 @@ from llm_provider.errors import (
 )
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import CallProgress
-from llm_provider.prompts import build_prompt
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import Outcome, QueuedRequest
 from llm_provider.retries import RetrySchedule
 from tests.unit.builders import (
+    PROMPTS,
     Bell,
     ScriptedAdmission,
     ScriptedProvider,
     a_policy,
+    a_prompt,
     a_request,
     some_texts,
 )
@@ -64,6 +65,7 @@ class Caller:
             {LLMProviderType.OPENAI: self.provider},
             Gatekeeper(self.admission, Bell(), lease_seconds=60),
             a_policy(**policy),
+            prompts=PROMPTS,
             sleep=self.slept.append,
         )
         self.request = a_request(provider="openai", model="gpt")
@@ -124,7 +126,7 @@ def test_what_was_sent_is_noted_as_a_digest() -> None:
     outcome = caller.compare()
 
     sent = caller.provider.calls[0][0].prompt
-    assert outcome.notes["prompt_sha256"] == sent.sha256 == build_prompt(some_texts()).sha256
+    assert outcome.notes["prompt_sha256"] == sent.sha256 == a_prompt(some_texts()).sha256
     assert len(sent.sha256) == 64
 
 
@@ -137,7 +139,7 @@ def test_the_digest_of_a_failed_call_is_noted_too() -> None:
     with pytest.raises(CallRefused) as failure:
         caller.compare()
 
-    assert failure.value.notes == {"prompt_sha256": build_prompt(some_texts()).sha256}
+    assert failure.value.notes == {"prompt_sha256": a_prompt(some_texts()).sha256}
     assert 20 <= failure.value.response_time_ms < 1000
 
 
@@ -467,7 +469,7 @@ def test_the_vendors_error_outlives_a_wait_without_a_thread() -> None:
 
     told = failure.value
     assert (told.retry_after_seconds, told.details) == (17, {"http_status": 429})
-    assert told.notes == {"prompt_sha256": build_prompt(some_texts()).sha256}
+    assert told.notes == {"prompt_sha256": a_prompt(some_texts()).sha256}
     assert 20 <= told.response_time_ms < 1000
     assert (told.token_usage, told.cost_usd) == (usage, 0.5)
 

@@ -18,8 +18,7 @@ from llm_provider.model_manifest import (
     fit,
     load_manifest,
 )
-from llm_provider.prompts import build_prompt
-from tests.unit.builders import some_texts
+from tests.unit.builders import a_prompt, some_texts
 
 ANTHROPIC, GOOGLE, MOCK, OPENAI, OPENROUTER = (
     LLMProviderType.ANTHROPIC,
@@ -46,7 +45,7 @@ def a_row(**changes: Any) -> ModelRow:
 
 def a_call(**changes: Any) -> ProviderCall:
     texts = some_texts()
-    return ProviderCall(**{"texts": texts, "prompt": build_prompt(texts), "model": "judge-4", **changes})
+    return ProviderCall(**{"texts": texts, "prompt": a_prompt(texts), "model": "judge-4", **changes})
 
 
 def a_manifest(*rows: ModelRow) -> ModelManifest:

@@ -13,7 +13,7 @@ from llm_provider.api_models import LLMComparisonRequest
 from llm_provider.callbacks import EVENT_TYPE, callback_event_id
 from llm_provider.config import Settings
 from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
-from llm_provider.prompts import build_prompt
+from tests.unit.builders import a_prompt
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -37,7 +37,7 @@ def event() -> EventEnvelope[LLMComparisonResultV1]:
 def mocks_answer(body: LLMComparisonRequest) -> ProviderAnswer:
     mock = MockProvider(Settings(mock_latency_ms=0))
     texts = ComparisonTexts(user_prompt=body.user_prompt, essay_a=body.essay_a, essay_b=body.essay_b)
-    call = ProviderCall(texts=texts, prompt=build_prompt(texts), model=mock.default_model)
+    call = ProviderCall(texts=texts, prompt=a_prompt(texts), model=mock.default_model)
     return mock.compare(call, timeout_seconds=5)
 
 

@@ -12,7 +12,7 @@ from llm_provider.adapters.providers.mock import MockProvider
 from llm_provider.config import Settings
 from llm_provider.errors import ProviderError, ProviderTimeout, RateLimited
 from llm_provider.internal_models import ComparisonTexts, ProviderAnswer, ProviderCall
-from llm_provider.prompts import build_prompt
+from tests.unit.builders import a_prompt
 
 GOOD = (
     "School uniforms divide opinion. Although some pupils feel that they lose a part of themselves, uniforms make "
@@ -28,7 +28,7 @@ def mock(**settings: Any) -> MockProvider:
 
 def call(essay_a: str = GOOD, essay_b: str = POOR, user_prompt: str = "Which is better?") -> ProviderCall:
     texts = ComparisonTexts(user_prompt=user_prompt, essay_a=essay_a, essay_b=essay_b)
-    return ProviderCall(texts=texts, prompt=build_prompt(texts), model="mock-1")
+    return ProviderCall(texts=texts, prompt=a_prompt(texts), model="mock-1")
 
 
 def ask(provider: MockProvider, *essays: str, **texts: str) -> ProviderAnswer:

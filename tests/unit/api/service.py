@@ -27,11 +27,10 @@ from llm_provider.internal_models import ProviderAnswer, ProviderCall, Verdict
 from llm_provider.ledger import Decision
 from llm_provider.model_manifest import load_manifest
 from llm_provider.orchestrator import LLMOrchestratorImpl, RequestPolicy
-from llm_provider.prompts import build_prompt
 from llm_provider.provider_caller import ProviderCaller
-from llm_provider.queue_models import utc_now
+from llm_provider.queue_models import Outcome, utc_now
 from llm_provider.sync_threads import SyncThreads
-from tests.unit.builders import Bell, ScriptedAdmission, a_policy
+from tests.unit.builders import PROMPTS, Bell, ScriptedAdmission, a_policy, a_prompt
 
 PROMPT = "Judge them by the prompt-4711 rubric."
 ESSAY_A = "The first essay, marked essay-4712, argues for trains."
@@ -116,7 +115,7 @@ class Service:
         self.admission = ScriptedAdmission()
         policy = a_policy(timeout_seconds=self.settings.provider_timeout_seconds)
         gatekeeper = Gatekeeper(self.admission, Bell(), lease_seconds=60)
-        self.caller = ProviderCaller(providers, gatekeeper, policy, sleep=lambda seconds: None)
+        self.caller = ProviderCaller(providers, gatekeeper, policy, prompts=PROMPTS, sleep=lambda seconds: None)
         self.sync_threads = SyncThreads(self.settings.sync_threads)
         self.orchestrator = LLMOrchestratorImpl(
             self.ledger, self.dispatcher, self.caller, self.sync_threads, self._policy()
@@ -174,14 +173,19 @@ class Service:
         texts = self.ledger.claim(queue_id, "a worker").texts
         now = utc_now()
         if error is None:
-            notes = {"prompt_sha256": build_prompt(texts).sha256} if texts else {}
+            notes = {"prompt_sha256": a_prompt(texts).sha256} if texts else {}
             answer = ANSWER.model_copy(update={"notes": notes})
             outcome = outcomes.completed(queue_id, answer, response_time_ms=812, at=now)
         else:
             outcome = outcomes.failed(queue_id, error, response_time_ms=812, at=now)
-        decision = self.ledger.commit(queue_id, outcome)
+        decision = self.ledger.commit(queue_id, self._as_stored(queue_id, outcome))
         assert decision is not None
         return decision
+
+    def _as_stored(self, queue_id: str, outcome: Outcome) -> Outcome:
+        view = self.ledger.view(queue_id)
+        assert view is not None
+        return outcomes.with_notes_apart(outcome, view.request)
 
     @property
     def accepted(self) -> int:

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from llm_provider.api_models import METADATA_MAX_BYTES, METADATA_MAX_DEPTH
+from llm_provider.api_models import METADATA_MAX_BYTES, METADATA_MAX_DEPTH, NOTES_KEY
 from tests.unit.api.service import SECRETS, Service, body
 
 NESTED: Any = {}
@@ -20,6 +20,8 @@ REFUSED_FIELDS = [
     ("correlation_id", "no-uuid"),
     ("correlation_id", ""),
     ("correlation_id", 7),
+    ("user_prompt", "{essay_a}" * 5),
+    ("user_prompt", "Which? {essay_b}{essay_b}{essay_b}{essay_b} or {essay_b}"),
     ("deadline_seconds", 0),
     ("deadline_seconds", -1),
     ("deadline_seconds", "60"),
@@ -33,6 +35,7 @@ REFUSED_FIELDS = [
     ("metadata", {"a": [NESTED]}),
     ("metadata", {"a": float("nan")}),
     ("metadata", {"a": [{"b": float("inf")}]}),
+    ("metadata", {NOTES_KEY: {"prompt_sha256": "mine"}}),
     ("metadata", {"a": "x" * METADATA_MAX_BYTES}),
     ("metadata", {"a": "\N{GRINNING FACE}" * (METADATA_MAX_BYTES // 4)}),
     ("llm_config_overrides", []),
@@ -221,15 +224,19 @@ def test_the_content_type_does_not_matter(service: Service, content_type: str) -
 
 
 def test_metadata_comes_back_as_it_was_sent(service: Service) -> None:
-    """Unicode, numbers beyond 64 bits, nulls and odd keys are echoed verbatim, and a key of ours is not overwritten."""
+    """Unicode, numbers beyond 64 bits, nulls and odd keys are echoed verbatim, and a key of ours is not overwritten.
+
+    Nor does it pass for one: what the service says then stands under a key that no caller can use.
+    """
     metadata = {"": None, "\N{GRINNING FACE}": [1, 1.5, True, {"deep": "\x00 \u2028"}], "n": 10**30, "winner": "me"}
     metadata["prompt_sha256"] = "mine"
     at_once = service.post(metadata=metadata)
     queue_id = service.queue(metadata=metadata)
     service.decide(queue_id)
 
-    assert at_once.json["metadata"] == metadata
-    assert service.get(f"/api/v1/results/{queue_id}").json["metadata"] == metadata
+    for told in (at_once, service.get(f"/api/v1/results/{queue_id}")):
+        assert told.json["metadata"].pop(NOTES_KEY).keys() == {"prompt_sha256"}
+        assert told.json["metadata"] == metadata
 
 
 def test_a_request_must_name_its_provider(service: Service) -> None:
