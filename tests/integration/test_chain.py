@@ -100,6 +100,18 @@ def test_a_request_comes_back_as_one_event(
     eventually(lambda: web.status_of(request.queue_id)["callback_status"] == "published", 5, "it is noted")
 
 
+def test_web_and_worker_write_the_same_prompt(
+    celery_setup: CeleryTestSetup, chain: Installation, web: WebProcess, inbox: Inbox
+) -> None:
+    """Whichever process makes the call, an essay has the same tags, so that a vendor's cache knows it."""
+    texts = {"user_prompt": "Better: {essay_a} or {essay_b}?", "essay_a": "Cats.", "essay_b": "Dogs."}
+    at_once = web.post(comparison(uuid4(), None, **texts))
+    assert at_once.status_code == 200, at_once.text
+    request = chain.send(web, **texts)
+    told = inbox.collect([request], ARRIVAL_SECONDS)[request.key].data.request_metadata
+    assert told["prompt_sha256"] == at_once.json()["metadata"]["prompt_sha256"]
+
+
 def test_two_requests_that_name_two_topics_arrive_each_on_its_own(
     celery_setup: CeleryTestSetup, chain: Installation, web: WebProcess, inbox: Inbox
 ) -> None:

@@ -3,11 +3,13 @@
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import JsonValue
 
 from contracts.enums import EssayWinner
 from contracts.events.llm_provider_events import TokenUsage
 from llm_provider import outcomes
-from llm_provider.callbacks import callback_event_id
+from llm_provider.api_models import NOTES_KEY
+from llm_provider.callbacks import build_callback, callback_event_id
 from llm_provider.errors import (
     ComparisonError,
     InvalidAnswer,
@@ -17,7 +19,7 @@ from llm_provider.errors import (
     UnexpectedError,
 )
 from llm_provider.queue_models import Outcome, OutcomeKind
-from tests.unit.builders import an_answer
+from tests.unit.builders import a_request, an_answer, an_error_for
 
 AT = datetime(2026, 11, 22, 10, 15, tzinfo=UTC)
 QUEUE_ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -67,6 +69,25 @@ def test_every_outcome_of_a_request_has_the_same_event_id() -> None:
     completed = outcomes.completed(QUEUE_ID, an_answer(), response_time_ms=1, at=AT)
     failed = outcomes.failed(QUEUE_ID, RateLimited("Too many calls."), response_time_ms=1, at=AT)
     assert completed.event_id == failed.event_id == callback_event_id(QUEUE_ID)
+
+
+@pytest.mark.parametrize("notes", [{}, {"prompt_sha256": "ours", "cost_note": "ours"}])
+@pytest.mark.parametrize("key", sorted(outcomes.NOTE_NAMES))
+def test_no_key_of_a_caller_is_taken_for_a_note_of_ours(key: str, notes: dict[str, JsonValue]) -> None:
+    """Ours stand apart then, all of them, and be there none: whoever reads them is never told the caller's."""
+    request = a_request(metadata={key: "forged"})
+    stored = outcomes.with_notes_apart(an_error_for(request).model_copy(update={"notes": notes}), request)
+    assert stored.notes == {NOTES_KEY: notes}
+    assert outcomes.with_notes_apart(stored, request) == stored
+    told = build_callback(request, stored).data.request_metadata
+    assert told == {key: "forged", NOTES_KEY: notes}
+
+
+def test_notes_stand_beside_keys_that_are_no_names_of_ours() -> None:
+    """As they always have."""
+    request = a_request(metadata={"mine": 1})
+    outcome = an_error_for(request).model_copy(update={"notes": {"cost_note": "ours"}})
+    assert outcomes.with_notes_apart(outcome, request) == outcome
 
 
 def test_an_outcome_survives_being_stored() -> None:

@@ -9,6 +9,7 @@ from contracts.enums import LLMProviderType, QueueStatus
 from contracts.errors import ErrorCode
 from contracts.events.llm_provider_events import TokenUsage
 from llm_provider.adapters.memory_ledger import MemoryLedger
+from llm_provider.api_models import NOTES_KEY
 from llm_provider.errors import LedgerUnavailable, ProviderOverloaded, RateLimited
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.ledger import Action, Claim, ClaimState
@@ -198,6 +199,34 @@ def a_worker_on_a_vendor(**options: Any) -> Worker:
     )
     worker.processor._caller = worker.caller  # noqa: SLF001 A worker of these tests has one caller.
     return worker
+
+
+def test_a_stored_prompt_bomb_ends_as_an_error() -> None:
+    """An older version accepted what would be 256 million characters; no such text is made, and nobody is asked."""
+    worker = Worker()
+    request, texts = a_request(), some_texts()
+    bomb = texts.model_copy(update={"user_prompt": "{essay_a}" * 8_000, "essay_a": "x" * 32_000})
+    worker.ledger.accept(request, bomb)
+    worker.run(request)
+    told = read(worker.records[0]).data
+    assert told.error_detail is not None
+    assert told.error_detail.error_code is ErrorCode.INVALID_REQUEST
+    assert worker.provider.calls == []
+
+
+@pytest.mark.parametrize("ending", ["verdict", "error", "expiry"])
+def test_no_event_tells_a_caller_s_key_as_a_note_of_ours(ending: str) -> None:
+    """However the request ends."""
+    worker = Worker()
+    request = worker.accept(metadata={"cost_note": "forged"})
+    if ending == "error":
+        worker.provider.answer = RateLimited("no").noted({"cost_note": "ours"})
+    if ending == "expiry":
+        worker.processor.expire(request.queue_id)
+    else:
+        worker.run(request)
+    told = read(worker.records[0]).data.request_metadata
+    assert told == {"cost_note": "forged", NOTES_KEY: {"cost_note": "ours"} if ending == "error" else {}}
 
 
 def test_a_request_that_has_to_wait_is_suspended_and_comes_back() -> None:
