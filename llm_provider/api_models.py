@@ -17,6 +17,13 @@ METADATA_MAX_BYTES = 64 * 1024
 METADATA_MAX_DEPTH = 100
 # Where what we add to a caller's metadata stands when a key of the caller's has a name of ours.
 NOTES_KEY = "llm_provider_notes"
+# Anything but white space, control and format characters; and of the others what Unicode calls default ignorable
+# (joiners, fillers, variation selectors, tags), the blank of Braille and the empty head of a note.
+_VISIBLE = re.compile(
+    "[^\\s\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000110bd\U000110cd"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 _LEGAL_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
@@ -27,6 +34,11 @@ def legal_topic(topic: str) -> str:
     if topic.startswith("__"):
         raise ValueError("must not be an internal Kafka topic (a name that begins with __)")
     return topic
+
+
+def is_blank(text: str) -> bool:
+    """Whether nobody would see anything of it."""
+    return _VISIBLE.search(text) is None
 
 
 def _plain_json(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +83,7 @@ class LLMComparisonRequest(BaseModel):
     callback_topic: Annotated[str, AfterValidator(legal_topic)] | None = None
     llm_config_overrides: LLMConfigOverrides | None = None
     correlation_id: UUID | None = None
-    user_id: str | None = None
+    user_id: Annotated[str, Field(max_length=200)] | None = None
     # Seconds from acceptance; None: as long as this service allows.
     deadline_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None

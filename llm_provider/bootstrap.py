@@ -190,6 +190,7 @@ def _policy(settings: Settings) -> RequestPolicy:
         allowed_callback_topics=settings.allowed_callback_topics,
         sync_responses=settings.sync_responses,
         deadline_seconds=settings.request_deadline_seconds,
+        allow_empty_essays=settings.allow_empty_essays,
     )
 
 

@@ -1,7 +1,11 @@
 """Every setting: type, default, unit and one sentence, once. The table in docs/configuration.md is made from it."""
 
 import json
+import os
+import re
+import socket
 from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -68,6 +72,21 @@ def _http_url(value: str) -> str:
     return url.geturl()
 
 
+def _host_name(value: str) -> str:
+    name = value.lower()
+    if name != "*" and not all(re.fullmatch("[a-z0-9_-]+", label) for label in name.removeprefix(".").split(".")):
+        raise ValueError("must be host names without scheme and port, `.name` for a name and all below it, or `*`")
+    return name
+
+
+def _network(value: str) -> str:
+    try:
+        _ = value == "*" or ip_network(value)
+    except ValueError:
+        raise ValueError("must be IP addresses or networks as 10.0.0.0/8, or `*`") from None
+    return value
+
+
 def _sendable_key(value: SecretStr) -> SecretStr:
     # One read from a file often ends with a newline.
     key = value.get_secret_value().strip()
@@ -114,6 +133,8 @@ Key = Annotated[SecretStr, AfterValidator(_sendable_key)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # Written in the environment as one line, separated by commas.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
+HostNames = Annotated[tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 Waits = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 WaitsOrNone = Annotated[tuple[Seconds, ...], NoDecode, BeforeValidator(_split_or_none)]
 MockError = Annotated[ErrorCode, AfterValidator(_provider_error)]
@@ -251,6 +272,9 @@ class Settings(BaseSettings):
         description="Seconds after which a request is not sent to a provider any more and its caller is told.",
     )
     provider_timeout_seconds: Seconds = Field(120.0, description="Total seconds of one call to a provider.")
+    allow_empty_essays: bool = Field(
+        False, description="Whether an essay may have no visible character; unless it may, such a request is a 400."
+    )
     max_body_bytes: Count = Field(1_048_576, description="Bytes of the largest request body that is read.")
     max_prompt_chars: Annotated[int, Field(ge=1000)] | None = Field(
         None,
@@ -272,6 +296,18 @@ class Settings(BaseSettings):
     # Web process
     web_processes: Count = Field(2, description="gunicorn processes.")
     web_threads: Annotated[int, Field(ge=2)] = Field(16, description="Threads of each gunicorn process.")
+    trusted_hosts: HostNames = Field(
+        (),
+        description="Names with a dot by which callers may ask, beside $HOST and this machine's; "
+        "`.name`: all below; `*`: all.",
+    )
+    forwarded_allow_ips: Networks = Field(
+        ("127.0.0.1", "::1"),
+        description="Proxies whose X-Forwarded-Proto gunicorn believes: addresses, networks or `*`.",
+    )
+    forwarded_prefix: bool = Field(
+        False, description="Whether X-Forwarded-Prefix, which a proxy must then set, is the path before ours."
+    )
     web_sync_threads: int | None = Field(
         None, ge=0, description="Threads of each process that may wait for a provider; unset: half of them."
     )
@@ -361,6 +397,12 @@ class Settings(BaseSettings):
     def sync_threads(self) -> int:
         """Threads of a web process that may wait for a provider; the others stay free to accept and to answer."""
         return self.web_threads // 2 if self.web_sync_threads is None else self.web_sync_threads
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """Names by which callers may ask a web process, beside addresses and names without a dot."""
+        # Browsers take *.localhost for this machine, without a look at any DNS.
+        return (*self.trusted_hosts, ".localhost", os.environ.get("HOST", "").lower(), socket.gethostname().lower())
 
     @property
     def delivery_window_seconds(self) -> float:

@@ -23,6 +23,9 @@ loglevel = _settings.log_level.lower()
 # All calls for a synchronous request together may last as long as one may, after 2 s for its turn; a rollout waits.
 graceful_timeout = int(_settings.provider_timeout_seconds) + 10
 keepalive = 75
+forwarded_allow_ips = ",".join(_settings.forwarded_allow_ips)
+# gunicorn would let a proxy on this machine, and so everybody there, replace the path by a header with an underscore.
+forwarder_headers = ""
 # Its one path in the home directory would be shared by every gunicorn of this user.
 control_socket_disable = True
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from contracts.enums import LLMProviderType
-from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
+from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides, is_blank
 from llm_provider.callbacks import build_response
 from llm_provider.errors import NotAdmitted, RequestRejected
 from llm_provider.internal_models import CallProgress, ComparisonTexts
@@ -48,6 +48,7 @@ class RequestPolicy:
     allowed_callback_topics: Sequence[str]
     sync_responses: bool
     deadline_seconds: float
+    allow_empty_essays: bool
 
 
 class LLMOrchestratorImpl:
@@ -79,6 +80,7 @@ class LLMOrchestratorImpl:
         provider = self._provider(request.llm_config_overrides)
         self._check_topic(request.callback_topic)
         self._check_deadline(request.deadline_seconds)
+        self._check_essays(request)
         # Built once: whichever way it is answered, its time runs from here on.
         stored, texts, progress = self._stored(request, context, provider), _texts(request), CallProgress()
         self._caller.check_prompt(stored, texts)
@@ -108,6 +110,13 @@ class LLMOrchestratorImpl:
         longest = self._policy.deadline_seconds
         if seconds is not None and seconds > longest:
             raise RequestRejected(f"must be at most {longest:g} here", field="deadline_seconds")
+
+    def _check_essays(self, request: LLMComparisonRequest) -> None:
+        if self._policy.allow_empty_essays:
+            return
+        for field in ("essay_a", "essay_b"):
+            if is_blank(getattr(request, field)):
+                raise RequestRejected(f"{field} must hold a visible character.", field=field)
 
     def _may_answer_now(
         self, request: LLMComparisonRequest, context: RequestContext, provider: LLMProviderProtocol

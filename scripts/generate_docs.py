@@ -91,7 +91,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _default(value: object) -> str:
-    if value is None or value == {}:
+    if value in (None, {}, ()):
         return "unset"
     if isinstance(value, tuple):
         return f"`{','.join(map(_text, value))}`"

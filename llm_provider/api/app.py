@@ -7,6 +7,7 @@ from http import HTTPMethod
 import structlog
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from llm_provider.api import correlation, problems
 from llm_provider.api.bodies import content_limit
@@ -14,6 +15,7 @@ from llm_provider.api.comparisons import ComparisonViews
 from llm_provider.api.health import HealthViews
 from llm_provider.api.models import ModelViews, PricePerMillion
 from llm_provider.api.providers import ProviderViews
+from llm_provider.api.strangers import StrangerGuard
 from llm_provider.config import Settings
 from llm_provider.errors import ServiceError
 from llm_provider.ledger import LedgerProtocol
@@ -26,7 +28,7 @@ from llm_provider.sync_threads import SyncThreads
 
 log = structlog.get_logger(__name__)
 
-# A supervisor and Prometheus ask every few seconds; their answers tell nothing in a log.
+# A supervisor and Prometheus ask every few seconds, by whatever name; their answers tell nothing in a log.
 QUIET_ENDPOINTS = {"health.healthz", "health.metrics"}
 
 
@@ -56,8 +58,11 @@ def create_app(parts: WebParts) -> Flask:
     app.register_error_handler(HTTPException, problems.on_http_exception)
     app.register_error_handler(Exception, problems.on_unexpected)
     app.before_request(_note_start)
+    app.before_request(StrangerGuard(parts.settings.host_names, QUIET_ENDPOINTS).check)
     app.after_request(_note_end)
     app.teardown_request(correlation.forget)
+    if parts.settings.forwarded_prefix:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=0, x_proto=0, x_prefix=1)  # type: ignore[method-assign]
     return app
 
 

@@ -1,7 +1,14 @@
-"""Reading a request's body within the configured limit, however it is sent."""
+"""Reading a request's body: JSON in UTF-8 and nothing else, within the configured limit, however it is sent."""
 
+import codecs
+import json
+from contextlib import suppress
+
+import jiter
 from flask import request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+
+from llm_provider.errors import RequestRejected
 
 # Of a body that is refused so much is read and thrown away, so that its sender sees the answer and may go on using
 # the connection; whoever sends more finds it closed.
@@ -9,17 +16,67 @@ DISCARD_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 
 
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The body is compressed, or encoded in another way."""
+
+
 def content_limit(max_body_bytes: int) -> int:
     """Flask's MAX_CONTENT_LENGTH: a chunked body is cut off there without a word, so the byte beyond tells it."""
     return max_body_bytes + 1
 
 
-def read_body() -> bytes:
-    """The whole body; raises RequestEntityTooLarge for one beyond the limit."""
-    body = request.get_data(cache=False)
+def read_json() -> bytes:
+    """The whole body, which is text in UTF-8 and said to be JSON; raises RequestRejected for another."""
+    check_declaration()
+    body = _read_body()
+    try:
+        body.decode(_detected_encoding(body))
+    except UnicodeError:
+        raise RequestRejected("The body must be UTF-8.", field="body") from None
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
+def _detected_encoding(body: bytes) -> str:
+    encoding = json.detect_encoding(body)
+    if not encoding.startswith("utf-8"):
+        raise UnicodeError(encoding)
+    return encoding
+
+
+def check_declaration() -> None:
+    """Raises UnsupportedMediaType unless the headers announce JSON in UTF-8, not compressed."""
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    # A form, or a page that asks nobody's leave, can send neither of these types.
+    kind, _, name = request.mimetype.partition("/")
+    if kind != "application" or not (name == "json" or name.endswith("+json")) or charset not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType("Send the body as JSON in UTF-8, with Content-Type: application/json.")
+    codings = f"{request.headers.get('Content-Encoding', '')},{request.headers.get('Transfer-Encoding', '')}"
+    unknown = {coding.strip().lower() for coding in codings.split(",")} - {"", "identity", "chunked"}
+    if unknown:
+        raise UnsupportedEncoding(f"Send the body as it is: this service does not decode {', '.join(sorted(unknown))}.")
+
+
+def _read_body() -> bytes:
+    try:
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise
+    except Exception as error:
+        # Werkzeug's for a connection that broke, or the server's own for chunks that it cannot read.
+        raise RequestRejected("The body is not whole, or its chunks are malformed.", field="body") from error
     if request.max_content_length is not None and len(body) >= request.max_content_length:
         raise RequestEntityTooLarge
+    if request.content_length is not None and len(body) < request.content_length:
+        raise RequestRejected("The body is shorter than its Content-Length.", field="body")
     return body
+
+
+def refuse_repeated_keys(body: bytes) -> None:
+    """Raises RequestRejected for JSON that says a thing twice: one parser heeds the first, and another the last."""
+    try:
+        jiter.from_json(body, catch_duplicate_keys=True)
+    except ValueError as error:
+        raise RequestRejected(f"{error}.", field="body") from None
 
 
 def discard_body() -> None:
@@ -27,5 +84,7 @@ def discard_body() -> None:
     if not request.environ.get("wsgi.input_terminated"):
         return
     stream, left = request.environ["wsgi.input"], DISCARD_BYTES
-    while left > 0 and (chunk := stream.read(_CHUNK_BYTES)):
-        left -= len(chunk)
+    # What cannot be read any more, as malformed chunks, the server closes the connection upon.
+    with suppress(Exception):
+        while left > 0 and (chunk := stream.read(_CHUNK_BYTES)):
+            left -= len(chunk)

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
-from llm_provider.api.bodies import discard_body
+from llm_provider.api.bodies import UnsupportedEncoding, discard_body
 from llm_provider.errors import ComparisonError, LedgerUnavailable, RequestRejected, RequestTooLarge, ServiceError
 from llm_provider.logs import log_defect
 from llm_provider.queue_models import Outcome
@@ -22,9 +22,12 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_RETRY_AFTER_SECONDS = 5
 
+# Of what a caller sent, no answer repeats more: a key, a path.
+_QUOTED_MAX_CHARS = 2_000
+
 QUEUE_AWAY = "The queue cannot be reached now; send the request again later."
 
-_CODES = {404: ErrorCode.RESOURCE_NOT_FOUND, 405: ErrorCode.INVALID_REQUEST}
+_CODES = dict.fromkeys((403, 405, 415), ErrorCode.INVALID_REQUEST) | {404: ErrorCode.RESOURCE_NOT_FOUND}
 
 # The parser's only two words for a lone surrogate; of the first nobody would guess what it means.
 _SURROGATE_ERRORS = ("unexpected end of hex escape", "lone leading surrogate in hex escape")
@@ -44,12 +47,13 @@ def problem(
 
     `spent` is for a comparison that ended without a verdict.
     """
+    detail = _bounded(detail)
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": quote(request.path),
+        "instance": _path(),
         "error_code": error_code,
         "correlation_id": str(correlation.current()),
         "is_retryable": is_retryable,
@@ -83,7 +87,7 @@ def on_service_error(error: ServiceError) -> Response:
         error.error_code,
         is_retryable=error.is_retryable,
         retry_after_seconds=retry_after,
-        errors=[{"field": field, "message": error.message}] if field else None,
+        errors=[{"field": field, "message": _bounded(error.message)}] if field else None,
         spent=spent_on(error) if isinstance(error, ComparisonError) else None,
     )
 
@@ -112,18 +116,31 @@ def on_http_exception(error: HTTPException) -> Response:
     response = problem(status, _sentence(error), _CODES.get(status, ErrorCode.VALIDATION_ERROR))
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         response.headers["Allow"] = dict(error.get_headers()).get("Allow", "")
+    if isinstance(error, UnsupportedEncoding):
+        response.headers["Accept-Encoding"] = "identity"
     return response
 
 
 def _sentence(error: HTTPException) -> str:
     """Ours for what callers meet; werkzeug's are written for people in front of a browser."""
     if isinstance(error, NotFound):
-        return f"No such path: {quote(request.path)}"
+        return f"No such path: {_path()}"
     if isinstance(error, MethodNotAllowed):
         # HEAD and OPTIONS, which Flask adds and Allow names, are nobody's way to the answer.
         methods = set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}
         return f"This path takes {' and '.join(sorted(methods))}."
     return error.description or error.name
+
+
+def _path() -> str:
+    """The path that was asked, the prefix of a proxy before it."""
+    # Werkzeug's `path` has lost what slashes stand before the first one.
+    path = request.environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    return quote(_bounded(request.root_path + path))
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _QUOTED_MAX_CHARS else f"{text[:_QUOTED_MAX_CHARS]}..."
 
 
 def on_unexpected(error: Exception) -> Response:

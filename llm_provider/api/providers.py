@@ -3,10 +3,11 @@
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, jsonify
+from flask import Blueprint, Response, jsonify, request
 
 from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
+from llm_provider.api.bodies import check_declaration
 from llm_provider.api.problems import problem
 from llm_provider.errors import ComparisonError, ProviderNotConfigured, ThreadsBusy
 from llm_provider.internal_models import ComparisonTexts
@@ -36,6 +37,9 @@ class ProviderViews:
 
     def test(self, name: str) -> Response:
         """One real, cheap call; it may cost a fraction of a cent."""
+        if request.content_type:
+            # It needs no body, but a form of a stranger's page has one, and old browsers do not say whose it is.
+            check_declaration()
         if name not in set(LLMProviderType):
             return problem(HTTPStatus.NOT_FOUND, f"No provider is called {name}.", ErrorCode.RESOURCE_NOT_FOUND)
         try:

@@ -24,6 +24,7 @@ from tests.integration.web_process import ESSAY, ROOT, WebProcess, comparison, e
 
 # What the outage tests send at once: more than one gunicorn process has threads that accept.
 CROWD = 24
+JSON = {"Content-Type": "application/json"}
 MOCK_SECONDS = 1.5
 # 3 s when nothing else runs; far from the 130 s that gunicorn gives a call that is still running.
 QUICKLY_SECONDS = 20
@@ -181,7 +182,7 @@ def test_a_body_too_large_is_413_and_the_service_stays_usable(web: WebProcess, c
     large = json.dumps(comparison(essay_a="x" * 1_100_000)).encode()
     parts = (large[at : at + 65536] for at in range(0, len(large), 65536))
     with httpx2.Client(base_url=web.url, timeout=10) as client:
-        refused = client.post("/api/v1/comparison", content=parts if chunked else large)
+        refused = client.post("/api/v1/comparison", content=parts if chunked else large, headers=JSON)
         after = client.post("/api/v1/comparison", json=comparison())
 
     assert refused.status_code == 413
@@ -193,9 +194,71 @@ def test_a_body_too_large_is_413_and_the_service_stays_usable(web: WebProcess, c
 def test_a_chunked_body_is_read(web: WebProcess) -> None:
     """A client may send without knowing the length."""
     body = json.dumps(comparison()).encode()
-    response = httpx2.post(f"{web.url}/api/v1/comparison", content=iter([body[:50], body[50:]]), timeout=10)
+    response = httpx2.post(
+        f"{web.url}/api/v1/comparison", content=iter([body[:50], body[50:]]), headers=JSON, timeout=10
+    )
 
     assert response.status_code == 200
+
+
+POST = b"POST /api/v1/comparison HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+WHOLE = json.dumps(comparison(callback_topic="t")).encode()
+SIZE = b"%x\r\n" % len(WHOLE)
+BROKEN_CHUNKS = {
+    "a size that is no number": b"zz\r\n" + WHOLE,
+    "a negative size": b"-5\r\n" + WHOLE,
+    "no size": b"\r\n" + WHOLE,
+    "a size without an end": b"1" * 10_000,
+    "an illegal extension": SIZE[:-2] + b";\x01\r\n" + WHOLE + b"\r\n0\r\n\r\n",
+    "no end of the chunk": SIZE + WHOLE + b"XX0\r\n\r\n",
+    "half a chunk": SIZE + WHOLE[:20],
+    "no last chunk": SIZE + WHOLE + b"\r\n",
+    "not even the end of the first": SIZE + WHOLE,
+    "half a trailer": SIZE + WHOLE + b"\r\n0\r\nA: b",
+    "a trailer that is none": SIZE + WHOLE + b"\r\n0\r\nA: b\n\n",
+    "a trailer that must not be one": SIZE + WHOLE + b"\r\n0\r\nHost: x\r\n\r\n",
+}
+BROKEN_BODIES = {
+    what: (b"Transfer-Encoding: chunked\r\n\r\n" + chunks, 400) for what, chunks in BROKEN_CHUNKS.items()
+} | {
+    "fewer bytes than announced": (b"Content-Length: %d\r\n\r\n" % (len(WHOLE) + 1) + WHOLE, 400),
+    "too many bytes, and then no chunk": (
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % 1_100_000 + b"x" * 1_100_000 + b"XX",
+        413,
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_BODIES)
+def test_a_body_that_is_not_whole_is_refused(web: WebProcess, broken: str) -> None:
+    """Even where what came is a comparison: its sender may have meant more. It is no defect of ours."""
+    body, status = BROKEN_BODIES[broken]
+    answer = sent(web, POST + body)
+
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in answer
+    assert "request_broke" not in web.log.read_text()
+    assert web.post().status_code == 200
+
+
+def sent(web: WebProcess, raw: bytes) -> bytes:
+    """All that comes back for these bytes, after which the client has nothing more to say."""
+    address = urlsplit(web.url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as client:
+        client.sendall(raw)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_header_with_an_underscore_moves_no_path(web: WebProcess) -> None:
+    """gunicorn would take it from everybody on this machine, and fail where it does not fit."""
+    headers = {"SCRIPT_NAME": "/api", "PATH_INFO": "/metrics", "X-Forwarded-Prefix": "/evil"}
+    answer = httpx2.post(
+        f"{web.url}/api/v1/comparison", json=comparison(callback_topic="t"), headers=headers, timeout=10
+    )
+
+    assert answer.status_code == 202
+    assert answer.headers["Location"].startswith("/api/v1/status/")
 
 
 def test_a_client_that_goes_away_costs_nothing(web: WebProcess) -> None:
@@ -203,7 +266,7 @@ def test_a_client_that_goes_away_costs_nothing(web: WebProcess) -> None:
     address = urlsplit(web.url)
     for _ in range(20):
         with socket.create_connection((address.hostname, address.port), timeout=5) as client:
-            client.sendall(b"POST /api/v1/comparison HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+            client.sendall(POST + b"Content-Length: 500\r\n\r\n{")
 
     assert web.post().status_code == 200
     assert "request_broke" not in web.log.read_text()

@@ -84,6 +84,11 @@ WRONG = [
     ("MOCK_ERROR_CODES", "OUT_OF_LUCK"),
     ("MOCK_ERROR_CODES", "VALIDATION_ERROR"),
     ("KEY_PREFIX", "two words:"),
+    ("TRUSTED_HOSTS", "llm.example.org:8080"),
+    ("TRUSTED_HOSTS", "https://llm.example.org"),
+    ("TRUSTED_HOSTS", "*.example.org"),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
+    ("FORWARDED_ALLOW_IPS", "proxy"),
     ("LOG_LEVEL", "LOUD"),
 ]
 

@@ -20,7 +20,13 @@ from llm_provider.queue_models import TraceContext, utc_now
 from tests.unit.api.service import Service
 from tests.unit.builders import Bell, a_policy
 
-POLICY = RequestPolicy(default_provider=None, allowed_callback_topics=("*",), sync_responses=True, deadline_seconds=600)
+POLICY = RequestPolicy(
+    default_provider=None,
+    allowed_callback_topics=("*",),
+    sync_responses=True,
+    deadline_seconds=600,
+    allow_empty_essays=False,
+)
 
 
 @dataclass

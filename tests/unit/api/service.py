@@ -142,6 +142,7 @@ class Service:
             allowed_callback_topics=self.settings.allowed_callback_topics,
             sync_responses=self.settings.sync_responses,
             deadline_seconds=self.settings.request_deadline_seconds,
+            allow_empty_essays=self.settings.allow_empty_essays,
         )
 
     def post(self, **fields: Any) -> Answer:

@@ -1,12 +1,16 @@
 """What is read from a body, and what is refused: each rule of the wire contract, with nothing queued."""
 
+import codecs
+import gzip
 import json
+import sys
+import unicodedata
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from llm_provider.api_models import METADATA_MAX_BYTES, METADATA_MAX_DEPTH, NOTES_KEY
+from llm_provider.api_models import METADATA_MAX_BYTES, METADATA_MAX_DEPTH, NOTES_KEY, is_blank
 from tests.unit.api.service import SECRETS, Service, body
 
 NESTED: Any = {}
@@ -17,6 +21,7 @@ REFUSED_FIELDS = [
     *[(name, value) for name in ("user_prompt", "essay_a", "essay_b") for value in (None, 1, True, ["x"], {"x": 1})],
     ("user_id", 7),
     ("user_id", ["x"]),
+    ("user_id", "x" * 201),
     ("correlation_id", "no-uuid"),
     ("correlation_id", ""),
     ("correlation_id", 7),
@@ -85,10 +90,10 @@ REFUSED_TOPICS = [
 LEGAL_TOPICS = ["a", "...", "_x", "x__", "A.b_C-9", "a" * 249, "huleedu.llm_provider.comparison_result.v1"]
 
 
-def refused(service: Service, raw: bytes, **options: Any) -> dict[str, Any]:
-    """The problem document of a 400 after which nothing has happened and nothing is quoted."""
+def refused(service: Service, raw: bytes, status: int = 400, **options: Any) -> dict[str, Any]:
+    """The problem document of a refusal after which nothing has happened and nothing is quoted."""
     response = service.post_raw(raw, **options)
-    assert response.status_code == 400, response.text
+    assert response.status_code == status, response.text
     assert response.mimetype == "application/problem+json"
     assert (service.accepted, service.dispatcher.messages, service.provider.calls) == (0, [], [])
     assert not any(secret in response.text for secret in SECRETS)
@@ -171,11 +176,40 @@ def test_the_limits_themselves_are_allowed(service: Service) -> None:
     frame = len('{"a":""}')
     assert service.post(metadata={"a": "x" * (METADATA_MAX_BYTES - frame)}).status_code == 200
     assert service.post(metadata=NESTED).status_code == 200
+    assert service.post(user_id="\N{GRINNING FACE}" * 200).status_code == 200
 
 
-def test_empty_texts_are_texts(service: Service) -> None:
-    """A student may hand in an empty essay."""
-    assert service.post(essay_a="", essay_b="", user_prompt="").status_code == 200
+BLANK = [
+    "",
+    " \t\r\n\x00\x7f",
+    "\N{NO-BREAK SPACE}\N{IDEOGRAPHIC SPACE}\N{LINE SEPARATOR}",
+    "\N{ZERO WIDTH SPACE}\N{ZERO WIDTH JOINER}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}\N{SOFT HYPHEN}",
+    "\N{HANGUL FILLER}\N{HALFWIDTH HANGUL FILLER}\N{HANGUL CHOSEONG FILLER}\N{BRAILLE PATTERN BLANK}",
+    "\N{VARIATION SELECTOR-16}\N{COMBINING GRAPHEME JOINER}\N{TAG LATIN SMALL LETTER A}\N{VARIATION SELECTOR-17}",
+]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_an_essay_that_nobody_can_see_is_refused(service: Service, blank: str) -> None:
+    """A verdict about nothing costs money; an operator may allow it, and the prompt is the caller's own affair."""
+    allowing = Service(allow_empty_essays=True)
+
+    assert refused_fields(service, essay_a=blank) == ["essay_a"]
+    assert refused_fields(service, essay_b=blank) == ["essay_b"]
+    assert service.post(user_prompt=blank, essay_a=f"{blank}.{blank}").status_code == 200
+    assert allowing.post(essay_a=blank, essay_b=blank).status_code == 200
+
+
+def test_whatever_unicode_calls_space_or_format_is_invisible() -> None:
+    """The class of characters is written by hand; Python's own table says whether one is missing."""
+    unseen = "".join(char for char in map(chr, range(sys.maxunicode)) if _is_unseen(char))
+
+    assert is_blank(unseen)
+    assert not any(is_blank(char) for char in "a.1\N{COMBINING ACUTE ACCENT}\N{CJK UNIFIED IDEOGRAPH-4E00}\ue000")
+
+
+def _is_unseen(char: str) -> bool:
+    return unicodedata.category(char) in {"Zs", "Zl", "Zp", "Cc", "Cf"}
 
 
 def test_unknown_fields_are_ignored(service: Service) -> None:
@@ -186,10 +220,10 @@ def test_unknown_fields_are_ignored(service: Service) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"not json", b"{'a': 1}", b'{"a": 1,}', b"\xff\xfe{}", b'{"user_prompt": "\xff"}', b'"\\ud800"'],
+    [b"", b"{", b"not json", b"{'a': 1}", b'{"a": 1,}', b'{"a": 1} x', b'{"a": "\x00"}', b'"\\ud800"'],
 )
 def test_what_is_not_json_is_a_400(service: Service, raw: bytes) -> None:
-    """Broken, empty or not UTF-8: the answer says that, and where."""
+    """Broken, empty or more than JSON: the answer says that, and where."""
     answer = refused(service, raw)
 
     assert answer["detail"].startswith("body: Invalid JSON")
@@ -216,11 +250,87 @@ def test_numbers_that_json_cannot_say_are_a_400(service: Service, literal: bytes
 
 
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "nonsense"]
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "latin-1"]
 )
-def test_the_content_type_does_not_matter(service: Service, content_type: str) -> None:
-    """A client that forgot it, or a library that set another one, is read all the same."""
+def test_another_encoding_is_told_which_one_to_use(service: Service, encoding: str) -> None:
+    """With or without the mark that says which one it is."""
+    raw = json.dumps(body(essay_a="\N{LATIN SMALL LETTER E WITH ACUTE}"), ensure_ascii=False).encode(encoding)
+    answer = refused(service, raw)
+
+    assert answer["detail"] == "The body must be UTF-8."
+    assert [each["field"] for each in answer["errors"]] == ["body"]
+
+
+def test_a_byte_order_mark_is_skipped(service: Service) -> None:
+    """Editors on Windows put one before UTF-8."""
+    assert service.post_raw(codecs.BOM_UTF8 + json.dumps(body()).encode()).status_code == 200
+
+
+JSON_TYPES = [
+    "application/json",
+    "Application/JSON; charset=UTF-8",
+    'application/json;charset="utf-8"',
+    "application/x+json",
+]
+OTHER_TYPES = [
+    "",
+    "nonsense",
+    "text/plain",
+    "text/plain; application/json",
+    "text/json",
+    "text/x+json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "application/jsonp",
+    "application/json; charset=utf-16",
+    "application/json; charset=latin-1",
+]
+
+
+@pytest.mark.parametrize("content_type", JSON_TYPES)
+def test_json_is_taken_under_its_names(service: Service, content_type: str) -> None:
+    """A type of its own that ends with +json is JSON, too."""
     assert service.post_raw(json.dumps(body()).encode(), content_type=content_type).status_code == 200
+
+
+@pytest.mark.parametrize("content_type", OTHER_TYPES)
+def test_a_body_that_is_not_declared_as_json_is_refused(service: Service, content_type: str) -> None:
+    """A stranger's page can post any of these without asking; the answer says what to send."""
+    answer = refused(service, json.dumps(body()).encode(), 415, content_type=content_type)
+
+    assert "Content-Type: application/json" in answer["detail"]
+    assert answer["error_code"] == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, deflate", "aes128gcm"])
+def test_a_compressed_body_is_refused_by_the_name_of_its_coding(service: Service, coding: str) -> None:
+    """As HTTP has it, with what is taken instead."""
+    raw = gzip.compress(json.dumps(body()).encode())
+    response = service.post_raw(raw, headers={"Content-Encoding": coding})
+
+    assert (response.status_code, response.headers["Accept-Encoding"]) == (415, "identity")
+    assert coding.split()[-1] in response.json["detail"]
+    assert service.post_raw(json.dumps(body()).encode(), headers={"Content-Encoding": "identity"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "key"),
+    [
+        (b'"essay_a": "another"', b"essay_a"),
+        (b'"\\u0065ssay_a": "another"', b"essay_a"),
+        (b'"llm_config_overrides": {"model_override": "a", "model_override": "b"}', b"model_override"),
+        (b'"metadata": {"x": [{"deep": 1, "deep": 1}]}', b"deep"),
+        (b'"unknown": {"k": 1, "k": 2}', b"k"),
+        (b'"metadata": {"%s": 1, "%s": 2}' % (b"n" * 9_999, b"n" * 9_999), b"n" * 100),
+    ],
+)
+def test_a_key_that_stands_twice_is_named(service: Service, field: bytes, key: bytes) -> None:
+    """One parser takes the first, another the last; at any depth, and a long one is not repeated whole."""
+    fields = {name: body()[name] for name in ("user_prompt", "essay_a", "essay_b")}
+    response = refused(service, json.dumps(fields).encode()[:-1] + b", " + field + b"}")
+
+    assert f'duplicate key "{key.decode()}' in response["detail"]
+    assert len(json.dumps(response)) < 10_000
 
 
 def test_metadata_comes_back_as_it_was_sent(service: Service) -> None:
