@@ -38,7 +38,7 @@ from llm_provider.internal_models import (
 from llm_provider.model_names import canonical_name
 from llm_provider.prompts import PromptWriter
 from llm_provider.protocols import LLMProviderProtocol
-from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
+from llm_provider.queue_models import Outcome, QueuedRequest
 from llm_provider.retries import RetrySchedule
 
 log = structlog.get_logger(__name__)
@@ -140,7 +140,10 @@ class CallAttempts:
                 raise
             timed = self._repaired(error)
         return outcomes.completed(
-            self._request.queue_id, timed.answer, response_time_ms=timed.response_time_ms, at=utc_now()
+            self._request.queue_id,
+            timed.answer,
+            response_time_ms=timed.response_time_ms,
+            at=self._request.ended_now(),
         )
 
     def _prompt(self, complaint: str | None = None) -> Prompt:

@@ -59,6 +59,10 @@ class QueuedRequest(BaseModel):
     def trace_id(self) -> str | None:
         return self.trace_context.trace_id if self.trace_context else None
 
+    def ended_now(self) -> datetime:
+        """The wall clock, and never before it was accepted: that was another host's clock."""
+        return max(utc_now(), self.queued_at)
+
 
 class OutcomeKind(StrEnum):
     """How a request ended."""

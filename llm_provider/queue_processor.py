@@ -29,7 +29,7 @@ from llm_provider.protocols import (
 )
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.publish_gate import PublishGate
-from llm_provider.queue_models import Outcome, QueuedRequest, utc_now
+from llm_provider.queue_models import Outcome, QueuedRequest
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,8 @@ class QueueProcessorImpl:
         return Decision(claim.request, claim.outcome) if claim.outcome else None
 
     def _abandon(self, request: QueuedRequest, error: ComparisonError, claim: Claim) -> Decision | None:
-        return self._commit(request, outcomes.abandoned(request.queue_id, error, claim.progress, at=utc_now()))
+        ended = request.ended_now()
+        return self._commit(request, outcomes.abandoned(request.queue_id, error, claim.progress, at=ended))
 
     def _run(self, claim: Claim, request: QueuedRequest, texts: ComparisonTexts, holder: str) -> Decision | None:
         try:
@@ -102,7 +103,7 @@ class QueueProcessorImpl:
         return self._commit(request, _checked(request, outcome))
 
     def _ask(self, request: QueuedRequest, texts: ComparisonTexts, claim: Claim) -> Outcome:
-        queue_id, started = request.queue_id, time.monotonic()
+        started = time.monotonic()
         try:
             return self._caller.compare(request, texts, claim.seconds_left, progress=claim.progress)
         except CallLater:
@@ -111,7 +112,7 @@ class QueueProcessorImpl:
             log.warning("provider_failed", error_code=str(error.error_code), provider=str(request.provider))
             return _given_up(request, error)
         except Exception as error:
-            return _defect(queue_id, error, response_time_ms=milliseconds_since(started))
+            return _defect(request, error, response_time_ms=milliseconds_since(started))
 
     def _suspend(self, request: QueuedRequest, holder: str, later: CallLater) -> None:
         """Until its next call is due the request needs no thread; a sweeper brings it back."""
@@ -186,7 +187,7 @@ class QueueProcessorImpl:
         progress, view = self._ledger.pending(queue_id), self._ledger.view(queue_id)
         if progress is None or view is None:
             return None
-        outcome = outcomes.abandoned(queue_id, error, progress, at=utc_now())
+        outcome = outcomes.abandoned(queue_id, error, progress, at=view.request.ended_now())
         decision = self._ledger.commit(queue_id, outcomes.with_notes_apart(outcome, view.request))
         if decision is None or not decision.mine:
             return None
@@ -247,7 +248,7 @@ class QueueProcessorImpl:
 
 
 def _given_up(request: QueuedRequest, error: ComparisonError) -> Outcome:
-    return outcomes.failed(request.queue_id, error, response_time_ms=error.response_time_ms, at=utc_now())
+    return outcomes.failed(request.queue_id, error, response_time_ms=error.response_time_ms, at=request.ended_now())
 
 
 def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:
@@ -255,11 +256,11 @@ def _checked(request: QueuedRequest, outcome: Outcome) -> Outcome:
     try:
         build_callback(request, outcome)
     except Exception as error:
-        return _defect(request.queue_id, error, response_time_ms=outcome.response_time_ms)
+        return _defect(request, error, response_time_ms=outcome.response_time_ms)
     return outcome
 
 
-def _defect(queue_id: str, error: Exception, *, response_time_ms: int) -> Outcome:
-    log_defect(log, "unexpected_error", error, queue_id=queue_id)
+def _defect(request: QueuedRequest, error: Exception, *, response_time_ms: int) -> Outcome:
+    log_defect(log, "unexpected_error", error, queue_id=request.queue_id)
     told = UnexpectedError("The service failed unexpectedly while it processed this request.")
-    return outcomes.failed(queue_id, told, response_time_ms=response_time_ms, at=utc_now())
+    return outcomes.failed(request.queue_id, told, response_time_ms=response_time_ms, at=request.ended_now())

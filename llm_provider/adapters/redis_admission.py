@@ -33,7 +33,7 @@ from redis.exceptions import RedisError
 
 from contracts.enums import LLMProviderType
 from llm_provider import admission as constants
-from llm_provider.adapters.redis_client import load_scripts
+from llm_provider.adapters.redis_client import CLOCK_KEY, load_scripts
 from llm_provider.admission import (
     Admission,
     BreakerPolicy,
@@ -124,7 +124,7 @@ class RedisAdmission:
         self._chance = chance
         self._held: dict[str, _Place] = {}
         self._lock = threading.Lock()
-        self._scripts = load_scripts(client, SCRIPTS, _CONSTANTS)
+        self._scripts = load_scripts(client, SCRIPTS, {**_CONSTANTS, "CLOCK": prefix + CLOCK_KEY})
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:

@@ -11,6 +11,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 _NO_LIMIT = 2**31
+# How many milliseconds the clock of all scripts is ahead of Redis's own.
+CLOCK_KEY = "ledger:clock"
 
 
 def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = False) -> Redis:
@@ -33,13 +35,17 @@ def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = 
     return client
 
 
-def load_scripts(client: Redis, folder: Path, constants: Mapping[str, float] | None = None) -> dict[str, Script]:
+def load_scripts(client: Redis, folder: Path, constants: Mapping[str, str | float]) -> dict[str, Script]:
     """The scripts of a folder by their names, with constants and its prelude.lua before each; nothing connects yet."""
-    named = "".join(f"local {name} = {value:g}\n" for name, value in (constants or {}).items())
+    named = "".join(f"local {name} = {_literal(value)}\n" for name, value in constants.items())
     prelude = named + (folder / "prelude.lua").read_text()
     return {
         path.stem: client.register_script(_with_prelude(prelude, path.read_text())) for path in folder.glob("*.lua")
     }
+
+
+def _literal(value: str | float) -> str:
+    return f"'{value}'" if isinstance(value, str) else f"{value:g}"
 
 
 def _with_prelude(prelude: str, script: str) -> str:

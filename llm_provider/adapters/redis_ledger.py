@@ -8,7 +8,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from llm_provider.adapters.redis_client import load_scripts
+from llm_provider.adapters.redis_client import CLOCK_KEY, load_scripts
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
@@ -43,7 +43,7 @@ class RedisLedger:
         self._client = client
         self._prefix = prefix
         self._timing = timing
-        self._scripts = load_scripts(client, _SCRIPTS)
+        self._scripts = load_scripts(client, _SCRIPTS, {"CLOCK": prefix + CLOCK_KEY})
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:

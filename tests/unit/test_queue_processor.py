@@ -1,6 +1,8 @@
 """How a worker brings one request to its outcome; what is then told: test_queue_processor_callback.py."""
 
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from llm_provider.errors import LedgerUnavailable, ProviderOverloaded, RateLimit
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.ledger import Action, Claim, ClaimState
 from llm_provider.provider_caller import ProviderCaller
+from llm_provider.queue_models import QueuedRequest, utc_now
 from llm_provider.queue_processor import COMMIT_RETRY_SECONDS
 from llm_provider.retries import RetrySchedule
 from tests.unit.builders import (
@@ -303,6 +306,49 @@ def test_who_is_given_up_after_a_wait_hears_what_its_calls_have_cost(end: str) -
     data = read(worker.records[0]).data
     assert data.error_detail is not None
     assert (data.error_detail.error_code, data.cost_estimate) == (ErrorCode.PROCESSING_ERROR, 0.25)
+
+
+def give_up_poisoned(worker: Worker, request: QueuedRequest) -> None:
+    worker.ledger.claim(request.queue_id, "dead")
+    worker.clock.advance(61)
+    worker.run(request)
+
+
+def run_late(worker: Worker, request: QueuedRequest) -> None:
+    worker.clock.advance(request.deadline_seconds)
+    worker.run(request)
+
+
+def answer_with(answer: Exception) -> Callable[[Worker, QueuedRequest], None]:
+    def run(worker: Worker, request: QueuedRequest) -> None:
+        worker.provider.answer = answer
+        worker.run(request)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        Worker.run,
+        answer_with(RateLimited("no")),
+        answer_with(ValueError("A defect.")),
+        run_late,
+        give_up_poisoned,
+        lambda worker, request: worker.processor.expire(request.queue_id),
+        lambda worker, request: worker.processor.revoke(request.queue_id),
+    ],
+    ids=["completed", "failed", "defect", "expired at its claim", "poisoned", "expired by a sweeper", "revoked"],
+)
+def test_nothing_ends_before_it_was_asked_for(end: Callable[[Worker, QueuedRequest], None]) -> None:
+    """The clock of the web's host may be ahead of the worker's; a consumer that subtracts gets no negative time."""
+    worker = Worker(ledger=MemoryLedger(a_timing(poisoned_after=1)))
+    request = worker.accept(queued_at=utc_now() + timedelta(hours=1))
+    end(worker, request)
+    view = worker.ledger.view(request.queue_id)
+    assert view is not None
+    assert view.outcome is not None
+    assert view.outcome.completed_at == request.queued_at
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 -- KEYS record open totals dead    ARGV id retention_ms drop_outcome(0|1) total_name
 -- -> 1 when this call noted the delivery
 if redis.call('HGET', KEYS[1], 'state') ~= 'decided' then return 0 end
-redis.call('HSET', KEYS[1], 'state', 'delivered', 'delivered', now_ms())
+redis.call('HSET', KEYS[1], 'state', 'delivered', 'delivered', wall_ms())
 if ARGV[3] == '1' then redis.call('HDEL', KEYS[1], 'outcome') end
 -- A dead letter stays until an operator drops it.
 if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end

@@ -8,8 +8,9 @@ local attempts = redis.call('HINCRBY', record, 'attempts', ARGV[2])
 if ARGV[3] ~= '' then
   -- Only a refusal counts towards giving up, and only one that lasts: a topic may be about to be created.
   redis.call('HSETNX', record, 'refused', now)
-  if now - number(redis.call('HGET', record, 'refused')) >= number(ARGV[4]) then
-    redis.call('HSET', record, 'state', 'dead', 'buried', now, 'reason', ARGV[3])
+  local refused = number(redis.call('HGET', record, 'refused'))
+  if now - refused >= number(ARGV[4]) then
+    redis.call('HSET', record, 'state', 'dead', 'buried', wall_ms(), 'refused', refused - ahead_ms(), 'reason', ARGV[3])
     redis.call('ZREM', KEYS[2], ARGV[1])
     redis.call('ZADD', KEYS[3], now, ARGV[1])
     return 'dead'

@@ -1,11 +1,22 @@
 -- Put before every script. Times are milliseconds of Redis's own clock, so that no host's clock matters.
-local function now_ms()
+local function number(value)
+  return tonumber(value or 0)
+end
+
+-- For what people are told.
+local function wall_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
-local function number(value)
-  return tonumber(value or 0)
+-- Redis's clock goes back when a failover finds a machine whose clock is behind. What is due must not wait for that, so
+-- the ledger's clock never goes back: CLOCK holds how far it is ahead of Redis's by now (sweep.lua).
+local function ahead_ms()
+  return number(redis.call('GET', CLOCK))
+end
+
+local function now_ms()
+  return wall_ms() + ahead_ms()
 end
 
 -- Requests decided in the last minute: the current minute so far and the share of the one before that still counts.

@@ -14,6 +14,14 @@ local function take(action, id, until_ms)
   due[#due + 1] = id
 end
 
+-- Redis's clock has gone back: the ledger's goes on from the last sweep, and whoever holds a lease has time to renew it.
+local noted = number(redis.call('HGET', note, 'at'))
+if now < noted - 1000 then
+  redis.call('INCRBY', CLOCK, noted - now)
+  redis.call('HSET', note, 'pause_until', noted + math.floor(lease_ms / 2))
+  now = noted
+end
+
 if not leases_are_judged(note, now, lease_ms) and now >= number(redis.call('HGET', note, 'pause_until')) then
   redis.call('HSET', note, 'pause_until', now + math.floor(lease_ms / 2))
 end

@@ -1,8 +1,8 @@
--- Put before every script, behind the constants of admission.py. Times are milliseconds of Redis's own clock, so that no
+-- Put before every script, behind the constants of admission.py. Times are milliseconds of the ledger's clock, so that no
 -- host's clock matters; their fraction tells two callers of the same millisecond apart.
 local function now_ms()
   local t = redis.call('TIME')
-  return t[1] * 1000 + t[2] / 1000
+  return t[1] * 1000 + t[2] / 1000 + tonumber(redis.call('GET', CLOCK) or 0)
 end
 
 local function number(value)
