@@ -99,7 +99,7 @@ def test_the_request_is_a_message_with_our_schema(server: AnthropicServer, provi
         "model": MODEL,
         "max_tokens": DEFAULT_MAX_TOKENS,
         "system": a_prompt(TEXTS).system,
-        "messages": [{"role": "user", "content": f"{SECRET} Cats. or Dogs."}],
+        "messages": [{"role": "user", "content": a_prompt(TEXTS).user}],
         "output_config": NATIVE,
     }
 
@@ -120,7 +120,7 @@ def test_what_the_caller_overrides_is_sent(server: AnthropicServer, provider: An
     texts = TEXTS.model_copy(update={"system_prompt": "Be strict."})
     ask(provider, call=a_call("another", texts, max_tokens=300))
     sent = server.requests[0].json()
-    assert (sent["model"], sent["max_tokens"], sent["system"]) == ("another", 300, "Be strict.")
+    assert (sent["model"], sent["max_tokens"], sent["system"]) == ("another", 300, a_prompt(texts).system)
 
 
 def test_an_empty_system_prompt_is_none(server: AnthropicServer, provider: AnthropicProvider) -> None:

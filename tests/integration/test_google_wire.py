@@ -255,7 +255,7 @@ def test_a_good_answer_becomes_verdict_tokens_and_cost(provider: GoogleProvider)
     assert answer.verdict.justification == VERDICT["justification"]
     assert answer.verdict.confidence == 0.75
     used = answer.token_usage
-    assert used.completion_tokens > used.prompt_tokens > 0
+    assert used.prompt_tokens > used.completion_tokens > 0
     assert used.total_tokens == used.prompt_tokens + used.completion_tokens
     assert answer.cost_usd > 0
     assert not answer.notes

@@ -21,7 +21,7 @@ from llm_provider.errors import (
     NoVerdict,
     QuotaExceeded,
 )
-from llm_provider.internal_models import ComparisonTexts, ProviderCall
+from llm_provider.internal_models import ComparisonTexts, Prompt, ProviderCall
 from llm_provider.model_manifest import ModelManifest, ModelRow, StructuredOutput
 from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import OpenAIServer
@@ -58,7 +58,7 @@ def test_the_request_is_a_chat_completion_with_our_schema(server: OpenAIServer, 
     (request,) = server.requests
     system, user = request.json()["messages"]
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
-    assert (system["role"], user) == ("system", {"role": "user", "content": f"{SECRET} Cats. or Dogs."})
+    assert (system["role"], user) == ("system", {"role": "user", "content": a_prompt(TEXTS).user})
     assert request.json() == {
         "model": MODEL,
         "messages": [system, user],
@@ -87,7 +87,7 @@ def test_what_the_caller_overrides_is_sent(server: OpenAIServer, provider: OpenA
     assert sent["model"] == "another"
     assert sent["temperature"] == temperature
     assert sent["max_completion_tokens"] == 300
-    assert sent["messages"][0] == {"role": "system", "content": "Be strict."}
+    assert sent["messages"][0] == {"role": "system", "content": a_prompt(texts).system}
 
 
 def test_what_is_sent_is_the_prompt_of_the_call(server: OpenAIServer, provider: OpenAIProvider) -> None:
@@ -262,7 +262,7 @@ def test_no_failure_tells_a_secret(
 
 def test_the_deadline_holds_while_sending() -> None:
     """A server that takes a large request a little at a time does not hold the caller."""
-    large = call_with(TEXTS.model_copy(update={"essay_a": "word " * 3_000_000}))
+    large = call_with(prompt=Prompt(system="", user="word " * 3_000_000))
     # Enough for a busy machine to write the body, and too little to send it.
     seconds = 2.0
     with slow_reader() as base_url, asking(base_url) as provider:

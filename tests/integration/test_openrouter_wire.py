@@ -36,8 +36,9 @@ from llm_provider.verdicts import VERDICT_SCHEMA
 from tests.integration.openai_server import completion
 from tests.integration.openrouter_server import COST_USD, OpenRouterServer
 from tests.integration.vendor_server import VERDICT
-from tests.integration.wire import KEY, SECRET, a_call, ask, failure_of
+from tests.integration.wire import KEY, SECRET, TEXTS, a_call, ask, failure_of
 from tests.integration.wire import OPENROUTER as OPENROUTER_WIRE
+from tests.unit.builders import a_prompt
 
 OPENROUTER = LLMProviderType.OPENROUTER
 MODEL = OpenRouterProvider.default_model
@@ -77,7 +78,7 @@ def test_the_request_is_a_chat_completion_for_hosts_that_know_our_schema(
     (request,) = server.requests
     system, user = request.json()["messages"]
     assert (request.method, request.path) == ("POST", "/api/v1/chat/completions")
-    assert (system["role"], user) == ("system", {"role": "user", "content": f"{SECRET} Cats. or Dogs."})
+    assert (system["role"], user) == ("system", {"role": "user", "content": a_prompt(TEXTS).user})
     assert request.json() == {
         "model": MODEL,
         "messages": [system, user],
