@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import structlog
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
@@ -10,6 +11,8 @@ from llm_provider import logs
 from llm_provider.config import load_settings
 from llm_provider.errors import ConfigurationError
 from llm_provider.metrics import share_among_processes
+
+log = structlog.get_logger(__name__)
 
 try:
     _settings = load_settings()
@@ -37,6 +40,13 @@ class JsonLogger(Logger):  # type: ignore[misc] # gunicorn ships no types.
         super().setup(cfg)
         self.error_log.handlers = []
         self.error_log.propagate = True
+
+    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if str(msg).startswith("Invalid request from"):
+            # gunicorn quotes what it cannot parse: with a wrong Content-Length an essay, or a key, and whose it was.
+            log.warning("request_not_parsed", error=type(sys.exc_info()[1]).__name__)
+        else:
+            super().warning(msg, *args, **kwargs)
 
 
 logger_class = JsonLogger

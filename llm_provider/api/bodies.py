@@ -71,10 +71,10 @@ def _read_body() -> bytes:
     return body
 
 
-def refuse_repeated_keys(body: bytes) -> None:
-    """Raises RequestRejected for JSON that says a thing twice: one parser heeds the first, and another the last."""
+def refuse_ambiguous(body: bytes) -> None:
+    """Raises RequestRejected for what parsers read differently: a key that stands twice, NaN in an unknown field."""
     try:
-        jiter.from_json(body, catch_duplicate_keys=True)
+        jiter.from_json(body, catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
         raise RequestRejected(f"{error}.", field="body") from None
 

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from contracts.enums import CallbackStatus, QueueStatus
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
-from llm_provider.api.bodies import read_json, refuse_repeated_keys
+from llm_provider.api.bodies import read_json, refuse_ambiguous
 from llm_provider.api.problems import invalid_body, problem, spent_on
 from llm_provider.api_models import LLMComparisonRequest, LLMQueuedResponse, LLMQueueStatusResponse
 from llm_provider.callbacks import build_response
@@ -66,7 +66,7 @@ class ComparisonViews:
             _remember(_sent_correlation_id(body))
             return invalid_body(error)
         _remember(comparison.correlation_id)
-        refuse_repeated_keys(body)
+        refuse_ambiguous(body)
         answer = self._orchestrator.perform_comparison(comparison, _context())
         return _accepted(answer) if isinstance(answer, Queued) else _json(answer, HTTPStatus.OK)
 

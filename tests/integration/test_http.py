@@ -282,6 +282,25 @@ def test_no_essay_is_in_the_log(web: WebProcess) -> None:
     assert ESSAY not in logged
 
 
+NOT_PARSED = [
+    POST + b"Content-Length: 2\r\n\r\n{}" + b"An essay, marked essay-4712\r\n\r\n",
+    POST + b"Authorization Bearer essay-4712\r\n\r\n",
+    POST + b"Expect: essay-4712\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("raw", NOT_PARSED)
+def test_what_gunicorn_cannot_parse_is_not_quoted(web: WebProcess, raw: bytes) -> None:
+    """After a body that is longer than it says, the rest of an essay stands where a request should."""
+    before = web.log.read_text().count("request_not_parsed")
+    sent(web, raw)
+    logged = web.log.read_text()
+
+    assert logged.count("request_not_parsed") == before + 1
+    assert "essay-4712" not in logged
+    assert "127.0.0.1" not in logged.partition("Listening at")[2].partition("\n")[2]
+
+
 def test_every_line_of_the_log_is_json(slow_web: WebProcess) -> None:
     """gunicorn's own lines included, from the first to the last."""
     slow_web.stop()

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripts.local_servers import RedisServer
 from tests.integration.http_cases import draw
 from tests.integration.web_process import ROOT, WebProcess
-from tests.unit.api.test_problems import MEMBERS
+from tests.unit.api.test_problems import MEMBERS, SPENT
 
 CASES = int(os.environ.get("HTTP_CASES", "400"))
 SEED = int(os.environ.get("HTTP_SEED", "1"))
@@ -90,7 +90,7 @@ def is_problem(text: bytes, status: int) -> bool:
     """Whether all members are there, and nobody sends us megabytes to get them back."""
     problem = json.loads(text)
     return (
-        set(problem) == set(MEMBERS)
+        set(MEMBERS) <= set(problem) <= set(MEMBERS | SPENT)
         and (problem["status"], problem["error"]) == (status, problem["detail"])
         and len(text) <= LARGEST_PROBLEM_BYTES
     )

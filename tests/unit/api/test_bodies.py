@@ -249,6 +249,12 @@ def test_numbers_that_json_cannot_say_are_a_400(service: Service, literal: bytes
     assert [each["field"] for each in refused(service, raw)["errors"]] == ["metadata"]
 
 
+def test_an_unknown_field_is_json_too(service: Service) -> None:
+    """It is ignored, but a body that strict parsers refuse is none."""
+    raw = json.dumps(body(unknown=float("nan"))).encode()
+    assert [each["field"] for each in refused(service, raw)["errors"]] == ["body"]
+
+
 @pytest.mark.parametrize(
     "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "latin-1"]
 )
