@@ -34,6 +34,8 @@ else."""
 
 # What no model's context holds, and what a worker with a hundred threads can.
 LONGEST_PROMPT_CHARS = 4_000_000
+# No words in any script have so many: what is longer surely does not fit, whatever an operator allows.
+MOST_CHARS_PER_TOKEN = 8
 MAX_PLACEMENTS = 4
 
 _PLACEHOLDER = re.compile(r"\{(essay_[ab])\}")
@@ -99,10 +101,11 @@ class PromptWriter:
         return (f"{own}\n\n{GUARD}", []) if own.strip() else ("", [GUARD, "\n\n"])
 
     def _most_chars(self, target: ComparisonTarget) -> int:
-        if self._max_chars is not None:
-            return self._max_chars
         row = load_manifest().find(target.provider, target.model)
-        return LONGEST_PROMPT_CHARS if row is None else min(LONGEST_PROMPT_CHARS, row.context_tokens * CHARS_PER_TOKEN)
+        tokens = LONGEST_PROMPT_CHARS if row is None else row.context_tokens
+        if self._max_chars is None:
+            return min(LONGEST_PROMPT_CHARS, tokens * CHARS_PER_TOKEN)
+        return min(self._max_chars, tokens * MOST_CHARS_PER_TOKEN)
 
 
 def _with_essays(texts: ComparisonTexts, secret: bytes) -> list[str]:

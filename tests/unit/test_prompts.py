@@ -194,6 +194,15 @@ def test_a_limit_of_one_s_own_counts_whatever_the_model() -> None:
         short.write(texts("Which?"), A_MODEL, complaint="x" * 500)
 
 
+def test_no_limit_of_one_s_own_allows_what_surely_does_not_fit() -> None:
+    """With more than the rule of thumb an operator may be right, but not with twice as much."""
+    model = ComparisonTarget(provider=LLMProviderType.ANTHROPIC, model="claude-haiku-4-5")
+    generous = PromptWriter(max_chars=10_000_000)
+    generous.check(texts("Which?", essay_a="x" * 1_500_000), model)
+    with pytest.raises(RequestRejected, match="1600000 are allowed"):
+        generous.check(texts("Which?", essay_a="x" * 1_600_000), model)
+
+
 def test_an_essay_is_placed_a_few_times_at_most() -> None:
     """What was accepted with more of them is sent all the same, as long as it is not too long."""
     PromptWriter().check(texts("{essay_a}{essay_b}" * MAX_PLACEMENTS), A_MODEL)
