@@ -283,6 +283,13 @@ class LedgerProtocol(Protocol):
         """
         ...
 
+    def retract(self, queue_id: str) -> bool:
+        """Forget a request whose acceptance was not answered, for as long as that one may be on its way.
+
+        False when a worker has taken it already: it goes on.
+        """
+        ...
+
     def claim(self, queue_id: str, holder: str) -> Claim:
         """Ask how far a request had come, and take the lease when it waits or its last lease has lapsed.
 

@@ -29,6 +29,7 @@ TOTALS = {
     "published": "Events acknowledged by Kafka, one a request.",
     "stored": "Results stored for polling.",
     "dropped": "Events that an operator gave up.",
+    "retracted": "Requests taken back, since their acceptance could not be answered in time.",
 }
 
 

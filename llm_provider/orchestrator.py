@@ -11,13 +11,14 @@ import structlog
 from contracts.enums import LLMProviderType
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides, is_blank
 from llm_provider.callbacks import build_response
-from llm_provider.errors import NotAdmitted, RequestRejected
+from llm_provider.errors import LedgerUnavailable, NotAdmitted, RequestRejected
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import Acceptance, LedgerProtocol
 from llm_provider.outcomes import with_notes_apart
 from llm_provider.protocols import LLMProviderProtocol, TaskDispatcherProtocol
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_models import QueuedRequest, TraceContext, utc_now
+from llm_provider.retractor import Retractor
 from llm_provider.sync_threads import SyncThreads
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ class LLMOrchestratorImpl:
         new_id: Callable[[], UUID] = uuid4,
     ) -> None:
         self._ledger = ledger
+        self._retractor = Retractor(ledger)
         self._dispatcher = dispatcher
         self._caller = caller
         self._policy = policy
@@ -144,7 +146,12 @@ class LLMOrchestratorImpl:
         self, queued: QueuedRequest, texts: ComparisonTexts, progress: CallProgress, end: float
     ) -> Queued:
         left = max(0.0, end - time.monotonic())
-        acceptance = self._ledger.accept(queued, texts, progress=progress, seconds_left=left)
+        try:
+            acceptance = self._ledger.accept(queued, texts, progress=progress, seconds_left=left)
+        except LedgerUnavailable:
+            # Its caller is told that it is not accepted, and sends it again: it shall not run, and be paid, as well.
+            self._retractor.take_back(queued.queue_id)
+            raise
         # From here on the ledger answers for it: should the dispatch fail, in whatever way, or this process die
         # before it, the sweeper of a worker dispatches it.
         try:

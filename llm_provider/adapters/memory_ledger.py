@@ -65,6 +65,7 @@ class MemoryLedger:
     clock: Callable[[], float] = time.time
     away: bool = False
     _records: dict[str, _Record] = field(default_factory=dict)
+    _taken_back: set[str] = field(default_factory=set)
     _totals: dict[str, int] = field(default_factory=dict)
     _decided_at: list[float] = field(default_factory=list)
     _turns: int = 0
@@ -84,6 +85,8 @@ class MemoryLedger:
         seconds_left: float | None = None,
     ) -> Acceptance:
         with self._asked() as now:
+            if request.queue_id in self._taken_back:
+                raise LedgerUnavailable("The request has been taken back.", retry_after_seconds=5)
             if self._record(request.queue_id) is None:
                 self._refuse_when_full()
                 self._turns += 1
@@ -99,6 +102,16 @@ class MemoryLedger:
         self._full = opened >= limit
         if self._full:
             raise QueueFull(f"{opened} requests are open, as many as are allowed.")
+
+    def retract(self, queue_id: str) -> bool:
+        with self._asked():
+            record = self._record(queue_id)
+            if record is not None and record.state is not RecordState.WAITING:
+                return False
+            self._taken_back.add(queue_id)
+            if self._records.pop(queue_id, None):
+                self._count("retracted")
+            return True
 
     def claim(self, queue_id: str, holder: str) -> Claim:
         with self._asked() as now:

@@ -32,8 +32,10 @@ from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 _SCRIPTS = Path(__file__).parent / "lua"
 
 # What accept.lua answers beside 1, accepted.
-_FULL, _MEMORY_FULL = 0, 2
+_FULL, _MEMORY_FULL, _TAKEN_BACK = 0, 2, 3
 MEMORY_NOTE_SECONDS = 5
+# Longer than a command may lie in a socket's buffer.
+TAKEN_BACK_SECONDS = 600
 
 
 class RedisLedger:
@@ -57,6 +59,9 @@ class RedisLedger:
     def _key(self, name: str) -> str:
         return f"{self._prefix}ledger:{name}"
 
+    def _over(self, queue_id: str) -> str:
+        return f"{self._prefix}over:{queue_id}"
+
     def accept(
         self,
         request: QueuedRequest,
@@ -69,7 +74,7 @@ class RedisLedger:
         names = ("open", "waiting", "turns", "full", "pace", "totals", "memory-full")
         accepted, figure, *pace = self._run(
             "accept",
-            [self._record(request.queue_id), *map(self._key, names)],
+            [self._record(request.queue_id), *map(self._key, names), self._over(request.queue_id)],
             request.queue_id,
             request.model_dump_json(),
             texts.model_dump_json(),
@@ -82,7 +87,13 @@ class RedisLedger:
             raise QueueFull(f"{figure} requests are open, as many as are allowed.")
         if accepted == _MEMORY_FULL:
             raise QueueFull("Redis is near its memory limit.")
+        if accepted == _TAKEN_BACK:
+            raise LedgerUnavailable("The request has been taken back.", retry_after_seconds=5)
         return Acceptance(position=int(figure), decided_per_minute=float(pace[0]))
+
+    def retract(self, queue_id: str) -> bool:
+        keys = [self._record(queue_id), *map(self._key, ("open", "waiting")), self._over(queue_id), self._key("totals")]
+        return bool(self._run("retract", keys, queue_id, _ms(TAKEN_BACK_SECONDS)))
 
     def claim(self, queue_id: str, holder: str) -> Claim:
         timing = self._timing

@@ -97,6 +97,31 @@ def test_a_refused_request_leaves_no_trace(stage: Stage) -> None:
     assert ledger.figures().totals == {"accepted": 1}
 
 
+def test_what_was_not_answered_is_taken_back_and_does_not_come_later(stage: Stage) -> None:
+    """Its acceptance may still be on its way: it is refused when it arrives, and no message of it finds anything."""
+    ledger, late = stage.open(), a_request()
+    request = stage.accept()
+    assert ledger.retract(request.queue_id)
+    assert ledger.retract(late.queue_id)
+    for each in (request, late):
+        with pytest.raises(LedgerUnavailable):
+            ledger.accept(each, some_texts())
+        assert ledger.claim(each.queue_id, "first").state is ClaimState.LEFT
+    figures = ledger.figures()
+    assert (figures.open, figures.waiting, figures.totals) == (0, 0, {"accepted": 1, "retracted": 1})
+
+
+@pytest.mark.parametrize("how_far", ["running", "suspended", "decided", "delivered"])
+def test_what_a_worker_has_taken_is_not_taken_back(stage: Stage, how_far: str) -> None:
+    """It is paid already, and its caller is told."""
+    ledger = stage.open()
+    found = getattr(stage, how_far)()
+    request = found.request if isinstance(found, Decision) else found
+    before = ledger.view(request.queue_id)
+    assert not ledger.retract(request.queue_id)
+    assert ledger.view(request.queue_id) == before
+
+
 # --- claim
 
 

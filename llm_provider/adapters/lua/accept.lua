@@ -1,11 +1,13 @@
--- KEYS record open waiting sequence full pace totals memory_full
+-- KEYS record open waiting sequence full pace totals memory_full over
 -- ARGV id request texts deadline_ms high_watermark low_watermark progress('': none)
 -- -> {1, position, pace} accepted (now or before) | {0, open} full | {2, open} Redis near its memory limit
+--    | {3, open} it has been taken back
 local record, open, waiting = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
 
 if redis.call('EXISTS', record) == 0 then
   local size = redis.call('ZCARD', open)
+  if redis.call('EXISTS', KEYS[9]) == 1 then return {3, size} end
   if redis.call('EXISTS', KEYS[8]) == 1 then return {2, size} end
   local was_full = redis.call('EXISTS', KEYS[5]) == 1
   if size >= number(ARGV[5]) or (was_full and size >= number(ARGV[6])) then
