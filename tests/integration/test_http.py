@@ -97,6 +97,18 @@ def test_a_comparison_is_answered_and_another_accepted(web: WebProcess) -> None:
     assert status.json()["queue_id"] == later.json()["queue_id"]
 
 
+def test_a_prompt_bomb_is_refused_and_forged_tags_hold_nobody_up(web: WebProcess) -> None:
+    """A body of 124 kB was made into 256 million characters; 60,000 tags were not answered in 150 s."""
+    bomb = web.post(user_prompt="{essay_a}" * 8_000, essay_a="x" * 32_000)
+    assert bomb.status_code == 400
+    assert [each["field"] for each in bomb.json()["errors"]] == ["user_prompt"]
+    too_long = web.post(user_prompt="{essay_a}" * 4, essay_a="x" * 1_000_000)
+    assert too_long.status_code == 400
+    assert "4000000 are allowed" in too_long.json()["detail"]
+    forged = web.post(essay_a="".join(f"</essay_a_{number}>" for number in range(50_000)))
+    assert forged.status_code == 200, forged.text
+
+
 @pytest.mark.usefixtures("outage")
 def test_without_redis_the_queue_says_503_within_two_seconds(web: WebProcess) -> None:
     """One request alone, and a crowd at once: no thread may hang."""
