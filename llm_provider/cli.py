@@ -9,7 +9,7 @@ import click
 from contracts.enums import LLMProviderType
 from llm_provider import logs
 from llm_provider.admission import BreakerView, ProviderLoad
-from llm_provider.bootstrap import OperatorParts, base_url, build_operator
+from llm_provider.bootstrap import OperatorParts, base_url, build_operator, check_redis
 from llm_provider.callbacks import build_callback
 from llm_provider.config import VENDORS, VendorSettings, load_settings
 from llm_provider.errors import LedgerUnavailable, ServiceError
@@ -24,6 +24,7 @@ def commands(context: click.Context) -> None:
     settings = load_settings()
     # What keeps a command from its work is told in a sentence, and not a second time as a log line.
     logs.configure("ERROR")
+    check_redis(settings)
     context.obj = build_operator(settings)
 
 

@@ -26,26 +26,22 @@ from contracts.enums import LLMProviderType
 from contracts.errors import ErrorCode
 from llm_provider.errors import ConfigurationError, ProviderError
 from llm_provider.model_names import canonical_name
+from llm_provider.redis_address import RedisAddress
 
 PREFIX = "LLM_PROVIDER_"
 
 # Whoever has a key and a URL; the mock has neither.
 VENDORS = tuple(name for name in LLMProviderType if name is not LLMProviderType.MOCK)
 
+# A step waits that long at least for a disk that is written once a second, and may be busy with the last write.
+DISK_SECONDS = 3.0
+
 # What a mock can be told to fail with.
 PROVIDER_ERROR_CODES = tuple(error.error_code for error in ProviderError.__subclasses__())
 
 
 def _redis_url(value: str) -> str:
-    try:
-        url = urlsplit(value)
-        legal = url.scheme in {"redis", "rediss"} and url.port != 0 and (url.path.strip("/") or "0").isdecimal()
-    except ValueError:
-        legal = False
-    if not legal:
-        raise ValueError("must be redis:// or rediss://, then [user:password@]host:port/number")
-    if url.scheme == "rediss" and "ssl_cert_reqs=" not in url.query:
-        raise ValueError("must end with ?ssl_cert_reqs=required (or optional, none), without which Celery takes no TLS")
+    RedisAddress.parse(value)
     return value
 
 
@@ -225,7 +221,13 @@ class Settings(BaseSettings):
     redis_url: Annotated[str, AfterValidator(_redis_url)] = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,  # It may hold a password.
-        description="The Redis that holds the ledger, the Celery queue and the results.",
+        description="The Redis that holds ledger, queue and results, or its Sentinels; operations.md has every form.",
+    )
+    redis_replicas: Annotated[int, Field(ge=0)] = Field(
+        0, description="Replicas that must have what is accepted, claimed or decided before it counts; 0: none."
+    )
+    redis_wait_for_disk: bool = Field(
+        False, description="Whether Redis's disk must have it as well, which takes up to a second a step (`WAITAOF`)."
     )
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]*$")] = Field(
         "llm-provider:",
@@ -416,6 +418,11 @@ class Settings(BaseSettings):
         calls = 2 if self.repair_invalid_answers else 1
         return calls * self.provider_timeout_seconds + self.kafka_delivery_timeout_seconds + 15.0
 
+    @property
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is, or the Sentinels that know it."""
+        return RedisAddress.parse(self.redis_url)
+
     def vendor(self, name: LLMProviderType) -> VendorSettings:
         """The settings of one vendor."""
         return self.vendors.get(name) or VendorSettings()
@@ -438,6 +445,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{PREFIX}SWEEP_INTERVAL_SECONDS must be at most a third of {PREFIX}LEASE_SECONDS: sweeps further "
                 "apart are taken for an outage of Redis, and what a dead worker had in flight would never be taken up"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _waits_are_long_enough_for_a_disk(self) -> "Settings":
+        if self.redis_wait_for_disk and self.web_redis_timeout_seconds < DISK_SECONDS:
+            raise ValueError(
+                f"{PREFIX}REDIS_WAIT_FOR_DISK needs {PREFIX}WEB_REDIS_TIMEOUT_SECONDS of {DISK_SECONDS:g} or more: "
+                "Redis writes to its disk once a second"
             )
         return self
 

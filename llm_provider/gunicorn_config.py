@@ -54,6 +54,17 @@ logs.configure(_settings.log_level)
 share_among_processes()
 
 
+def on_starting(server: Any) -> None:
+    """Before the first process is forked: what can never work is told once, and ends all."""
+    # What is imported here would not be read again by a reload, so that is left to the processes where it can be.
+    from llm_provider.bootstrap import check_redis
+
+    try:
+        check_redis(_settings)
+    except ConfigurationError as error:
+        sys.exit(f"llm-provider: {error.message}")
+
+
 def child_exit(server: Any, worker: Any) -> None:
     """A process that ended must not be counted as alive."""
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -375,7 +375,3 @@ class LedgerProtocol(Protocol):
     def ping(self) -> None:
         """Return when the ledger answers; raise LedgerUnavailable otherwise."""
         ...
-
-    def durability_risks(self) -> list[str]:
-        """What about this ledger's storage could lose accepted requests, in sentences for an operator."""
-        ...

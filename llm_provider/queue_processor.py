@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 COMMIT_RETRY_SECONDS = 0.5
+# As long as a failover takes.
+CLAIM_TRIES = 20
 POISONED_MESSAGE = "The request was given up: every worker that took it died."
 
 
@@ -74,7 +76,7 @@ class QueueProcessorImpl:
             return self._process(queue_id, holder)
 
     def _process(self, queue_id: str, holder: str) -> Decision | None:
-        claim = self._ledger.claim(queue_id, holder)
+        claim = self._claim(queue_id, holder)
         if claim.request is None:
             return None
         # Until the task ends; the worker clears it then.
@@ -89,6 +91,15 @@ class QueueProcessorImpl:
             self._ledger.note_poisoned(queue_id, POISONED_MESSAGE)
             return self._abandon(claim.request, RequestPoisoned(POISONED_MESSAGE), claim)
         return Decision(claim.request, claim.outcome) if claim.outcome else None
+
+    def _claim(self, queue_id: str, holder: str) -> Claim:
+        """It may have been taken though its answer was lost; left to lapse it would count as a death of this worker."""
+        for _ in range(CLAIM_TRIES):
+            try:
+                return self._ledger.claim(queue_id, holder)
+            except LedgerUnavailable:
+                self._sleep(COMMIT_RETRY_SECONDS)
+        return self._ledger.claim(queue_id, holder)
 
     def _abandon(self, request: QueuedRequest, error: ComparisonError, claim: Claim) -> Decision | None:
         ended = request.ended_now()

@@ -12,7 +12,7 @@ from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from llm_provider import logs
-from llm_provider.errors import ConfigurationError, LedgerUnavailable, ServiceError
+from llm_provider.errors import ConfigurationError, ServiceError
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import LedgerProtocol
 from llm_provider.protocols import EventBusProtocol
@@ -38,18 +38,16 @@ class WorkerParts:
 class WorkerRuntime:
     """The parts of this process; a child made by fork builds its own."""
 
-    def __init__(self, build: Callable[[], WorkerParts]) -> None:
+    def __init__(self, build: Callable[[], WorkerParts], check_redis: Callable[[], None] = lambda: None) -> None:
         self._build = build
+        self._check_redis = check_redis
         self._parts: WorkerParts | None = None
         self._lock = threading.Lock()
 
     def check(self) -> None:
         """Build everything once, so that a wrong setting stops the boot, and say what an operator should know."""
-        try:
-            for risk in self._build().ledger.durability_risks():
-                log.warning("redis_may_lose_requests", risk=risk)
-        except LedgerUnavailable as error:
-            log.warning("redis_not_checked", reason=error.message)
+        self._build()
+        self._check_redis()
 
     def start(self) -> WorkerParts:
         """Start the threads that keep leases alive and sweep; idempotent within a process."""

@@ -407,10 +407,6 @@ class MemoryLedger:
         with self._asked():
             pass
 
-    def durability_risks(self) -> list[str]:
-        """It is only memory."""
-        return ["The ledger is kept in memory: the end of the process loses accepted requests."]
-
     @contextmanager
     def _asked(self) -> Iterator[float]:
         if self.away:

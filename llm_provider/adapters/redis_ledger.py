@@ -1,14 +1,16 @@
 """The ledger in Redis: one hash per request, two indexes, and a Lua script for each step (lua/*.lua)."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 
 from llm_provider.adapters.redis_client import CLOCK_KEY, load_scripts
+from llm_provider.adapters.redis_safety import SafeSteps, Safety, TooFewCopies
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
@@ -36,16 +38,33 @@ _FULL, _MEMORY_FULL, _TAKEN_BACK = 0, 2, 3
 MEMORY_NOTE_SECONDS = 5
 # Longer than a command may lie in a socket's buffer.
 TAKEN_BACK_SECONDS = 600
+_ACKNOWLEDGED_BY_REDIS = Safety()
 
 
 class RedisLedger:
-    """LedgerProtocol over one Redis; shared by all threads of a process."""
+    """LedgerProtocol over one Redis; shared by all threads of a process.
 
-    def __init__(self, client: Redis, *, prefix: str, timing: LedgerTiming) -> None:
+    `safety` is asked for where a failover that forgot could have a request lost, paid twice, or told in two ways.
+    """
+
+    def __init__(
+        self, client: Redis, *, prefix: str, timing: LedgerTiming, safety: Safety = _ACKNOWLEDGED_BY_REDIS
+    ) -> None:
         self._client = client
         self._prefix = prefix
         self._timing = timing
         self._scripts = load_scripts(client, _SCRIPTS, {"CLOCK": prefix + CLOCK_KEY})
+        self._safe = SafeSteps(client, safety, self._key("fence"))
+
+    def _run_safely(
+        self, name: str, keys: list[str], *args: str | float, undo: Callable[[Any], None] | None = None
+    ) -> Any:
+        try:
+            return self._safe.run(self._scripts[name], keys, list(args))
+        except RedisError as error:
+            if undo is not None and isinstance(error, TooFewCopies):
+                undo(error.answer)
+            raise _unavailable(error) from error
 
     def _run(self, name: str, keys: list[str], *args: str | float) -> Any:
         try:
@@ -72,7 +91,7 @@ class RedisLedger:
     ) -> Acceptance:
         timing = self._timing
         names = ("open", "waiting", "turns", "full", "pace", "totals", "memory-full")
-        accepted, figure, *pace = self._run(
+        accepted, figure, *pace = self._run_safely(
             "accept",
             [self._record(request.queue_id), *map(self._key, names), self._over(request.queue_id)],
             request.queue_id,
@@ -97,7 +116,7 @@ class RedisLedger:
 
     def claim(self, queue_id: str, holder: str) -> Claim:
         timing = self._timing
-        state, *stored = self._run(
+        state, *stored = self._run_safely(
             "claim",
             [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep", "suspect", "totals"))],
             queue_id,
@@ -108,8 +127,16 @@ class RedisLedger:
             timing.suspect_after,
             timing.poisoned_after,
             self._record(""),
+            undo=lambda claimed: self._give_back(queue_id, holder, claimed),
         )
         return _claim(ClaimState(state), stored)
+
+    def _give_back(self, queue_id: str, holder: str, claimed: list[Any]) -> None:
+        """A lease that nobody works under would lapse, and count as the death of a worker."""
+        if claimed[0] == ClaimState.CLAIMED:
+            keys, progress = [self._record(queue_id), self._key("open")], claimed[4] or "{}"
+            with contextlib.suppress(LedgerUnavailable):
+                self._run("suspend", keys, queue_id, holder, 0, progress, 0)
 
     def renew(self, leases: Mapping[str, str]) -> None:
         keys = [self._key("open"), *map(self._record, leases.values())]
@@ -120,7 +147,7 @@ class RedisLedger:
         self, queue_id: str, holder: str, *, wait_seconds: float, progress: CallProgress, sleeps: bool = False
     ) -> bool:
         keys, stored = [self._record(queue_id), self._key("open")], progress.model_dump_json()
-        return bool(self._run("suspend", keys, queue_id, holder, _ms(wait_seconds), stored, int(sleeps)))
+        return bool(self._run_safely("suspend", keys, queue_id, holder, _ms(wait_seconds), stored, int(sleeps)))
 
     def wake(self, queue_ids: Sequence[str]) -> Woken:
         keys = [self._key("open"), *map(self._record, queue_ids)]
@@ -128,7 +155,7 @@ class RedisLedger:
         return Woken(tuple(suspended), tuple(over))
 
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
-        verdict, *stored = self._run(
+        verdict, *stored = self._run_safely(
             "commit",
             [self._record(queue_id), *map(self._key, ("open", "waiting", "pace", "totals"))],
             queue_id,
@@ -144,7 +171,12 @@ class RedisLedger:
         return Decision(request, Outcome.model_validate_json(stored[1]), mine=False)
 
     def decided(self, queue_id: str) -> Decision | None:
-        state, request, outcome = self._fields(queue_id, "state", "request", "outcome")
+        # What is read here is published: another process may have stored it, and not waited for its copies yet.
+        try:
+            stored = self._safe.execute("HMGET", self._record(queue_id), "state", "request", "outcome")
+        except RedisError as error:
+            raise _unavailable(error) from error
+        state, request, outcome = stored
         if state != "decided" or request is None or outcome is None:
             return None
         return Decision(QueuedRequest.model_validate_json(request), Outcome.model_validate_json(outcome))
@@ -232,10 +264,9 @@ class RedisLedger:
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
         timing = self._timing
-        self._note_memory()
         found = self._run(
             "sweep",
-            [*map(self._key, ("open", "waiting", "sweep"))],
+            [*map(self._key, ("open", "waiting", "sweep", "memory-full"))],
             self._record(""),
             timing.sweep_batch,
             _ms(timing.lease),
@@ -245,21 +276,10 @@ class RedisLedger:
             timing.overtaken_by,
             int(queue_is_empty),
             _ms(timing.longest_redispatch),
+            timing.memory_share,
+            MEMORY_NOTE_SECONDS,
         )
         return [Due(queue_id, Action(action)) for action, queue_id in zip(found[::2], found[1::2], strict=True)]
-
-    def _note_memory(self) -> None:
-        """Tell the accepting side that Redis is near its limit; the note ends by itself when nobody renews it."""
-        try:
-            memory = self._client.info("memory")
-            limit = int(memory.get("maxmemory") or 0)
-            if limit and int(memory["used_memory"]) > limit * self._timing.memory_share:
-                self._client.set(self._key("memory-full"), 1, ex=MEMORY_NOTE_SECONDS)
-        except OutOfMemoryError:
-            # Beyond the limit already: then accepting is refused by Redis itself.
-            return
-        except RedisError as error:
-            raise _unavailable(error) from error
 
     def view(self, queue_id: str) -> RequestView | None:
         found = self._run("view", [self._record(queue_id), self._key("waiting"), self._key("pace")], queue_id)
@@ -290,19 +310,6 @@ class RedisLedger:
     def close(self) -> None:
         """Give back the connections."""
         self._client.close()
-
-    def durability_risks(self) -> list[str]:
-        """What about this Redis could lose accepted requests, in sentences for an operator."""
-        try:
-            info = {**self._client.info("persistence"), **self._client.info("memory")}
-        except RedisError as error:
-            raise _unavailable(error) from error
-        risks = []
-        if not info.get("aof_enabled"):
-            risks.append("Redis keeps no append-only file: a restart loses accepted requests. Set appendonly yes.")
-        if info.get("maxmemory_policy") != "noeviction":
-            risks.append("Redis may evict keys when its memory is full. Set maxmemory-policy noeviction.")
-        return risks
 
 
 def _claim(state: ClaimState, stored: list[Any]) -> Claim:

@@ -28,12 +28,21 @@ PROMISED = {
 WRONG = [
     ("REDIS_URL", "foo"),
     ("REDIS_URL", "http://127.0.0.1:6379"),
-    ("REDIS_URL", "unix:///run/redis.sock"),
+    ("REDIS_URL", "unix:///?db=2"),
     ("REDIS_URL", "redis://127.0.0.1:port/0"),
     ("REDIS_URL", "redis://127.0.0.1:70000/0"),
     ("REDIS_URL", "redis://127.0.0.1:6379/zero"),
     ("REDIS_URL", "redis://[::1/0"),
-    ("REDIS_URL", "rediss://127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis://one:6379,two:6379/0"),
+    ("REDIS_URL", "redis://:pa/ss@127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis://:pa?ss=@127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis://127.0.0.1:6379/0?ssl_ca_certs=ca.pem"),
+    ("REDIS_URL", "rediss://127.0.0.1:6379/0?ssl_cert_reqs=perhaps"),
+    ("REDIS_URL", "rediss://127.0.0.1:6379/0?ssl_ca_cert=ca.pem"),
+    ("REDIS_URL", "sentinel://127.0.0.1:26379/0"),
+    ("REDIS_URL", "sentinel://one:26379,two:port/0?service=comparisons"),
+    ("REDIS_REPLICAS", "-1"),
+    ("REDIS_WAIT_FOR_DISK", "perhaps"),
     ("KAFKA_BOOTSTRAP_SERVERS", "localhost"),
     ("KAFKA_BOOTSTRAP_SERVERS", "localhost:"),
     ("KAFKA_BOOTSTRAP_SERVERS", ":9092"),
@@ -256,6 +265,14 @@ def test_sweeps_come_often_enough_to_judge_leases(monkeypatch: pytest.MonkeyPatc
 
     assert "LLM_PROVIDER_SWEEP_INTERVAL_SECONDS must be at most a third" in refused.value.message
     assert load(monkeypatch, SWEEP_INTERVAL_SECONDS="10").sweep_interval_seconds == 10
+
+
+def test_a_web_process_that_waits_for_a_disk_has_the_time_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every post would be a 503 otherwise."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(monkeypatch, REDIS_WAIT_FOR_DISK="true")
+    assert "LLM_PROVIDER_WEB_REDIS_TIMEOUT_SECONDS" in refused.value.message
+    assert load(monkeypatch, WEB_REDIS_TIMEOUT_SECONDS="3").redis_wait_for_disk
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

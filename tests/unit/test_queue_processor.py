@@ -176,6 +176,25 @@ def test_a_claim_that_redis_does_not_answer_is_an_error_of_the_task() -> None:
     assert worker.provider.calls == []
 
 
+def test_a_claim_whose_answer_got_lost_is_made_again_by_the_same_holder() -> None:
+    """Redis failed over in between: a lease that nobody works under would count as the death of this worker."""
+
+    class LosesAnswers(MemoryLedger):
+        lost = 3
+
+        def claim(self, queue_id: str, holder: str) -> Claim:
+            claim = super().claim(queue_id, holder)
+            if self.lost:
+                self.lost -= 1
+                raise LedgerUnavailable("The ledger did not answer.")
+            return claim
+
+    worker = Worker(ledger=LosesAnswers(a_timing()))
+    request = worker.accept()
+    assert worker.processor.process(request.queue_id) is not None
+    assert len(worker.provider.calls) == 1
+
+
 def test_the_time_of_the_call_alone_is_the_response_time() -> None:
     """Neither the wait in the queue nor the claim counts, and a failed call has its time, too."""
     for answer in (Worker().provider.answer, RuntimeError("broken")):

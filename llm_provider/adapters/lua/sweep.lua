@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- KEYS open waiting sweep
+-- KEYS open waiting sweep memory_full
 -- ARGV record_prefix batch lease_ms window_ms redispatch_ms settle_ms overtaken_by queue_is_empty(0|1)
---      longest_redispatch_ms
+--      longest_redispatch_ms memory_share note_seconds
 -- -> {action, id, action, id, ...}
 local open, waiting, note = KEYS[1], KEYS[2], KEYS[3]
 local now, batch, lease_ms = now_ms(), number(ARGV[2]), number(ARGV[3])
@@ -28,6 +28,14 @@ end
 redis.call('HSET', note, 'at', now)
 redis.call('EXPIRE', note, 86400)
 local pause_until = number(redis.call('HGET', note, 'pause_until'))
+
+-- The accepting side is told that Redis is near its limit; the note ends by itself when nobody renews it. A user of
+-- Redis that may not ask is no reason to end the sweep.
+local memory = redis.pcall('INFO', 'memory')
+if type(memory) == 'string' then
+  local used, limit = number(memory:match('\nused_memory:(%d+)')), number(memory:match('\nmaxmemory:(%d+)'))
+  if limit > 0 and used > limit * ARGV[10] then redis.call('SET', KEYS[4], 1, 'EX', ARGV[11]) end
+end
 
 -- Thousands may be due at once, as when a provider answers again: a message that waits for a worker is not lost, and
 -- is sent again ever more rarely.
