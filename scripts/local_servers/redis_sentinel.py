@@ -88,14 +88,21 @@ class RedisSentinel(LocalServer):
 class RedisFailover:
     """Three servers; `with RedisFailover(folder).running() as redis: redis.url, redis.fail_over(), redis.heal()`.
 
-    `replica_of` is the port from which the replica copies, where something stands between it and the primary.
+    `replica_of` is the port from which the replica copies, where something stands between it and the primary; with
+    two `replicas` one of them is there while the killed primary is not.
     """
 
-    def __init__(self, directory: Path, replica_of: int | None = None) -> None:
+    def __init__(self, directory: Path, replica_of: int | None = None, replicas: int = 1) -> None:
         self.primary = RedisServer(directory / "primary", more=[AT_ONCE])
-        copies = f"replicaof {HOST} {replica_of or self.primary.port}"
-        self.replica = RedisServer(directory / "replica", more=[AT_ONCE, copies])
+        more = [AT_ONCE, f"replicaof {HOST} {replica_of or self.primary.port}"]
+        names = ["replica", *(f"replica-{number}" for number in range(2, replicas + 1))]
+        self.replicas = [RedisServer(directory / name, more=more) for name in names]
         self.sentinel = RedisSentinel(directory / "sentinel", self.primary.port)
+
+    @property
+    def replica(self) -> RedisServer:
+        """The replica, or the first of several."""
+        return self.replicas[0]
 
     @property
     def url(self) -> str:
@@ -111,39 +118,51 @@ class RedisFailover:
             self.stop()
 
     def start(self) -> None:
-        """Start all three; the replica is in step when the Sentinel first looks at it."""
-        self.primary.start()
-        self.replica.start()
-        if not wait_until(self._is_in_step, SYNC_SECONDS):
-            raise self.replica.error(f"is not in step with its primary after {SYNC_SECONDS:.0f} s")
+        """Start all of them; the replicas are in step when the Sentinel first looks at them."""
+        for server in (self.primary, *self.replicas):
+            server.start()
+        self._wait_in_step()
         self.sentinel.start()
-        if not wait_until(self._is_known, SYNC_SECONDS):
-            raise self.sentinel.error(f"knows of no replica after {SYNC_SECONDS:.0f} s")
+        if not wait_until(self._are_known, SYNC_SECONDS):
+            raise self.sentinel.error(f"does not know all replicas after {SYNC_SECONDS:.0f} s")
 
     def stop(self) -> None:
         """The Sentinel first, which would take a stop for a failure."""
-        for server in (self.sentinel, self.replica, self.primary):
+        for server in (self.sentinel, *self.replicas, self.primary):
             server.stop()
 
     def fail_over(self) -> None:
-        """Kill the primary, and wait until the Sentinel has promoted the replica."""
+        """Kill the primary, and wait until the Sentinel has promoted a replica."""
         self.primary.kill()
-        if not wait_until(lambda: self.sentinel.primary() == self.replica.port, FAILOVER_SECONDS):
+        if not wait_until(lambda: self._promoted() is not None, FAILOVER_SECONDS):
             raise self.sentinel.error(f"has promoted nobody after {FAILOVER_SECONDS:.0f} s")
 
     def heal(self) -> None:
-        """Start the one that was killed, which becomes the replica; the Sentinel takes about ten seconds for that."""
-        self.primary, self.replica = self.replica, self.primary
-        self.replica.start()
-        if not wait_until(self._is_in_step, SYNC_SECONDS):
-            raise self.replica.error(f"did not become a replica within {SYNC_SECONDS:.0f} s")
+        """Start the one that was killed, which becomes a replica; the Sentinel takes about ten seconds for that."""
+        if (promoted := self._promoted()) is not None:
+            self.replicas[self.replicas.index(promoted)] = self.primary
+            self.primary = promoted
+        for replica in self.replicas:
+            replica.start()
+        self._wait_in_step()
 
-    def _is_in_step(self) -> bool:
-        with contextlib.suppress(RedisError, OSError), redis_client(self.replica.url) as replica:
-            return bool(replica.info("replication").get("master_link_status") == "up")
-        return False
+    def _promoted(self) -> RedisServer | None:
+        """The replica that is the primary by now."""
+        port = self.sentinel.primary()
+        return next((replica for replica in self.replicas if replica.port == port), None)
 
-    def _is_known(self) -> bool:
+    def _wait_in_step(self) -> None:
+        for replica in self.replicas:
+            if not wait_until(lambda replica=replica: _is_in_step(replica), SYNC_SECONDS):  # type: ignore[misc]
+                raise replica.error(f"is not in step with its primary after {SYNC_SECONDS:.0f} s")
+
+    def _are_known(self) -> bool:
         with contextlib.suppress(RedisError, OSError), redis_client(f"redis://{HOST}:{self.sentinel.port}") as sentinel:
-            return bool(sentinel.sentinel_slaves(self.sentinel.service))
+            return len(sentinel.sentinel_slaves(self.sentinel.service)) == len(self.replicas)
         return False
+
+
+def _is_in_step(replica: RedisServer) -> bool:
+    with contextlib.suppress(RedisError, OSError), redis_client(replica.url) as client:
+        return bool(client.info("replication").get("master_link_status") == "up")
+    return False
