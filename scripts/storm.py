@@ -28,7 +28,7 @@ from scripts.local_servers import ServerError, state_directory
 from scripts.programs import Interrupted, Interrupts
 from scripts.storms.logbook import lines_of, loud_lines
 from scripts.storms.report import account_table, fault_table, log_table
-from scripts.storms.schedule import ALL_KINDS, Crew, Fault, FaultKind, Weather
+from scripts.storms.schedule import ALL_KINDS, USUAL_KINDS, Crew, Fault, FaultKind, Weather
 from scripts.storms.screen import Screen
 from scripts.storms.storm import Aftermath, Forecast, Storm, StormError
 
@@ -39,6 +39,8 @@ LONG_REQUESTS, LONG_RATE = 10_000, 25.0
 def forecast(arguments: Sequence[str], environment: "os._Environ[str] | dict[str, str]" = os.environ) -> Forecast:
     """What was asked for; an argument wins over the environment."""
     given = _parser(environment).parse_args(arguments)
+    if given.failover:
+        given.faults += (FaultKind.REDIS_FAILOVER,)
     if given.long:
         given.requests, given.rate = LONG_REQUESTS, LONG_RATE
     return Forecast(
@@ -77,18 +79,21 @@ def _parser(environment: "os._Environ[str] | dict[str, str]") -> argparse.Argume
     is_long = environment.get("STORM_LONG") == "1"
     told = f"{LONG_REQUESTS:,} requests at {LONG_RATE:g}/s (STORM_LONG=1)"
     parser.add_argument("--long", action="store_true", default=is_long, help=told)
+    fails_over = environment.get("STORM_FAILOVER") == "1"
+    told = "a Redis with two replicas and a Sentinel, and redis-failover among the faults (STORM_FAILOVER=1)"
+    parser.add_argument("--failover", action="store_true", default=fails_over, help=told)
     return parser
 
 
 def kinds(text: str) -> tuple[FaultKind, ...]:
-    """`worker-kill,kafka` means that kind and all of that part."""
+    """`worker-kill,kafka` means that kind and all of that part; redis-failover has to be asked for by name."""
     if text in {"all", "none"}:
-        return ALL_KINDS if text == "all" else ()
+        return USUAL_KINDS if text == "all" else ()
     wanted = [name.strip() for name in text.split(",")]
     unknown = [name for name in wanted if name not in ALL_KINDS and name not in {kind.part for kind in ALL_KINDS}]
     if unknown:
         raise argparse.ArgumentTypeError(f"no such fault: {', '.join(unknown)}")
-    return tuple(kind for kind in ALL_KINDS if kind in wanted or kind.part in wanted)
+    return tuple(kind for kind in ALL_KINDS if kind in wanted or (kind.part in wanted and kind in USUAL_KINDS))
 
 
 def tell(screen: Screen, aftermath: Aftermath, logs: Path) -> int:

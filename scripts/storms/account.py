@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
-from scripts.storms.schedule import Fault
+from scripts.storms.schedule import Fault, FaultKind
 
 ACCEPTED = 202
 NO_ANSWER = 0
@@ -21,6 +21,10 @@ COMMIT_SECONDS = 1.0
 COMMIT_RETRY_SECONDS = 2.0
 # The kill is noted just before or after the signal, and a request may still have been on its way.
 SLACK_SECONDS = 0.5
+# What a worker that stood still was about to send is sent at once when it goes on.
+GO_ON_SECONDS = 1.5
+# What a post may take while clients are slow that have nothing to do with it.
+HELD_UP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,10 @@ class Asked:
     queue_id: str = ""
     answered_at: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def begun_at(self) -> float:
+        return self.answered_at - self.seconds
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ class Repetitions:
 
     after_refusals: list[ProviderCall] = field(default_factory=list)
     after_kills: list[ProviderCall] = field(default_factory=list)
+    after_pauses: list[ProviderCall] = field(default_factory=list)
     unexplained: list[ProviderCall] = field(default_factory=list)
 
 
@@ -86,6 +95,21 @@ class Kill:
     def may_have_ended(self, call: ProviderCall, stored_by: float) -> bool:
         """Whether the call was in flight at that worker, or its answer not yet stored."""
         return call.worker == self.worker and call.begun - SLACK_SECONDS <= self.at <= stored_by
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A worker that stood still for longer than a lease, and went on."""
+
+    worker: str
+    at: float
+    until: float
+
+    def may_explain(self, earlier: ProviderCall, later: ProviderCall, stored_by: float) -> bool:
+        """Whether the first call was in flight there, or the second is one that it had begun and now sent."""
+        held = earlier.worker == self.worker and earlier.begun - SLACK_SECONDS <= self.until and self.at <= stored_by
+        went_on = later.worker == self.worker and 0.0 <= later.begun - self.until + SLACK_SECONDS <= GO_ON_SECONDS
+        return later.begun >= self.at and (held or went_on)
 
 
 @dataclass(frozen=True)
@@ -109,6 +133,8 @@ class Account:
     calls: Sequence[ProviderCall] = ()
     kills: Sequence[Kill] = ()
     broken: Sequence[Broken] = ()
+    pauses: Sequence[Pause] = ()
+    silences: Sequence[float] = ()
     deaths: Sequence[str] = ()
     undocumented_keys: Sequence[str] = ()
     open_at_end: int = 0
@@ -144,9 +170,22 @@ class Account:
         return len(self.arrivals) - len(self.events)
 
     @property
-    def unanswered_but_accepted(self) -> int:
-        """Requests whose post got no 202, and that were accepted all the same: their event came."""
-        return len([queue_id for queue_id in self.events if queue_id not in self.accepted])
+    def ambiguous_ids(self) -> list[str]:
+        """Event ids under which there are different events."""
+        values = {arrival.value: arrival.event_id for arrival in self.arrivals if arrival.event_id}
+        return [event_id for event_id, count in Counter(values.values()).items() if count > 1]
+
+    def accepted_after(self, status: int) -> int:
+        """Requests whose post got this instead of a 202, and that were accepted all the same: their event came."""
+        posts = {one.number for one in self.asked if one.status == status}
+        return len([queue_id for queue_id, copies in self.events.items() if copies[0].number in posts])
+
+    @property
+    def held_up(self) -> list[Asked]:
+        """Posts that waited because clients were slow that have nothing to do with them."""
+        slow = [one for one in self.broken if one.fault.kind is FaultKind.WEB_SLOW_CLIENTS]
+        late = [one for one in self.asked if one.seconds > HELD_UP_SECONDS]
+        return [post for post in late if any(one.began <= post.begun_at <= one.ended for one in slow)]
 
     @property
     def misdirected(self) -> list[Arrival]:
@@ -160,20 +199,22 @@ class Account:
 
     @cached_property
     def repetitions(self) -> Repetitions:
-        """What a refusal or a killed worker explains, and the rest."""
+        """What a refusal, or a worker that was killed or stood still, explains, and the rest."""
         found = Repetitions()
         for earlier, later in self._successive_calls():
             if earlier.was_refused:
                 found.after_refusals.append(later)
-            elif self._was_ended_by_a_kill(earlier):
-                found.after_kills.append(later)
             else:
-                found.unexplained.append(later)
+                self._explain(earlier, later, found).append(later)
         return found
 
-    def _was_ended_by_a_kill(self, call: ProviderCall) -> bool:
-        stored_by = self._stored_by(call)
-        return any(kill.may_have_ended(call, stored_by) for kill in self.kills)
+    def _explain(self, earlier: ProviderCall, later: ProviderCall, found: Repetitions) -> list[ProviderCall]:
+        stored_by = self._stored_by(earlier)
+        if any(kill.may_have_ended(earlier, stored_by) for kill in self.kills):
+            return found.after_kills
+        if any(pause.may_explain(earlier, later, stored_by) for pause in self.pauses):
+            return found.after_pauses
+        return found.unexplained
 
     def _stored_by(self, call: ProviderCall) -> float:
         """When the outcome of a call was stored at the latest, had its worker lived."""
@@ -202,7 +243,7 @@ class Account:
 
     def slowest_post(self, began: float, ended: float) -> float:
         """Seconds the slowest of the posts took that were waiting at some time between these two."""
-        waiting = [one for one in self.asked if one.answered_at >= began and one.answered_at - one.seconds <= ended]
+        waiting = [one for one in self.asked if one.answered_at >= began and one.begun_at <= ended]
         return max((one.seconds for one in waiting), default=0.0)
 
     @property
@@ -212,8 +253,11 @@ class Account:
         return [
             *_counted(self.lost, "accepted and never answered by an event"),
             *_counted(self.differing, "answered by copies of an event that differ"),
+            *_counted(self.ambiguous_ids, "the id of different events"),
             *_counted([f"{one.topic} {one.queue_id}" for one in self.misdirected], "on a wrong topic or key"),
             *_counted(unexplained, "asked of the provider again without a reason"),
+            *_counted([str(one.number) for one in self.held_up], "held up by slow clients"),
+            *([f"/healthz was silent {len(self.silences)} times while clients were slow"] if self.silences else []),
             *_counted(self.deaths, "ended by itself"),
             *_counted(self.undocumented_keys, "a key without expiry that is not documented"),
             *([f"{self.open_at_end} requests are still open in the ledger"] if self.open_at_end else []),
@@ -227,6 +271,8 @@ class Records:
     asked: list[Asked] = field(default_factory=list)
     arrivals: list[Arrival] = field(default_factory=list)
     kills: list[Kill] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
+    silences: list[float] = field(default_factory=list)  # When /healthz was asked and gave no answer.
     deaths: list[str] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
 

@@ -1,6 +1,7 @@
 """Does to the running parts what a fault says, and puts them right again."""
 
 import json
+import signal
 import threading
 import time
 import urllib.request
@@ -8,19 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from redis import Redis
+from redis.exceptions import RedisError
 
-from scripts.local_servers import KafkaBroker, LocalServer, RedisServer, ServerError
-from scripts.storms.account import Broken, Kill, Records
+from scripts.local_servers import KafkaBroker, LocalServer, ServerError
+from scripts.storms.account import Broken, Kill, Pause, Records
 from scripts.storms.fleet import Fleet, StormOver
 from scripts.storms.provider import CUT, HANG, INVALID, OK
+from scripts.storms.redis_part import RedisPart
 from scripts.storms.schedule import Fault, FaultKind
+from scripts.storms.slow_clients import SlowClients, ask_health
 
 WEB, PROVIDER = "web", "provider"
 GRACE_SECONDS = 60.0  # What a process may take to end after SIGTERM: its calls, and a delivery, are bounded.
 SERVER_SECONDS = 60.0  # What the start of a server may take.
 ORPHAN_SECONDS = 5.0  # What the children of a killed main process may take to notice.
 PAUSE_SECONDS = 3.0  # Between two faults on one part, however late the first one ended.
+HEALTH_PAUSE_SECONDS = 0.2  # Between two looks at /healthz while clients are slow.
 TROUBLED_SHARE = 0.4  # Of the provider's calls while it is in trouble.
 
 MODES = {
@@ -37,9 +41,10 @@ class Parts:
     """What can be broken."""
 
     fleet: Fleet
-    redis: RedisServer
+    redis: RedisPart
     kafka: KafkaBroker
     workers: list[str]
+    web_port: int
     provider_port: int
     latency_ms: float
 
@@ -101,7 +106,7 @@ class Breaker:
             note = self._act(fault)
         except StormOver:
             return
-        except (ServerError, OSError) as error:
+        except (ServerError, RedisError, OSError) as error:
             failed, note = True, f"{type(error).__name__}: {error}"
         finally:
             self.broken_parts.discard(fault.kind.part)
@@ -116,14 +121,16 @@ class Breaker:
 
     def _act(self, fault: Fault) -> str:
         match fault.kind.part:
+            case "worker" if fault.kind is FaultKind.WORKER_PAUSE:
+                return self._pause(fault, self._worker(fault))
+            case "web" if fault.kind is FaultKind.WEB_SLOW_CLIENTS:
+                return self._be_slow(fault)
             case "worker" | "web":
                 return self._on_process(fault, self._worker(fault) if fault.kind.part == "worker" else WEB)
             case "kafka":
                 return self._on_server(fault, self.parts.kafka)
-            case "redis" if fault.kind is FaultKind.REDIS_CUT:
-                return self._cut()
             case "redis":
-                return self._on_server(fault, self.parts.redis)
+                return self._on_redis(fault)
             case _:
                 return self._on_provider(fault)
 
@@ -145,6 +152,25 @@ class Breaker:
             left = self._end_orphans(name)
             fleet.start(name)
         return left
+
+    def _pause(self, fault: Fault, name: str) -> str:
+        fleet, at = self.parts.fleet, time.monotonic()
+        with fleet.handling(name):
+            fleet.signal(name, signal.SIGSTOP)
+            self.stopped.wait(fault.seconds)
+            fleet.signal(name, signal.SIGCONT)
+        self.records.pauses.append(Pause(name, at, time.monotonic()))
+        return ""
+
+    def _be_slow(self, fault: Fault) -> str:
+        port, until, slowest = self.parts.web_port, time.monotonic() + fault.seconds, 0.0
+        with SlowClients(port):
+            while time.monotonic() < until and not self.stopped.wait(HEALTH_PAUSE_SECONDS):
+                took = ask_health(port)
+                slowest = max(slowest, took or 0.0)
+                if took is None:
+                    self.records.silences.append(time.monotonic())
+        return f"/healthz took {slowest:.2f} s at most"
 
     def _note_kill(self, name: str) -> None:
         self.records.kills.append(Kill(name, time.monotonic()))
@@ -191,11 +217,27 @@ class Breaker:
             server.start()
         return ""
 
-    def _cut(self) -> str:
-        with Redis.from_url(self.parts.redis.url) as client:
-            for kind in ("normal", "pubsub"):
-                client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-        return ""
+    def _on_redis(self, fault: Fault) -> str:
+        redis, note = self.parts.redis, ""
+        match fault.kind:
+            case FaultKind.REDIS_CUT:
+                redis.cut("normal", "pubsub")
+            case FaultKind.REDIS_CUT_PUBSUB:
+                redis.cut("pubsub")
+            case FaultKind.REDIS_READONLY:
+                with redis.read_only():
+                    self.stopped.wait(fault.seconds)
+            case FaultKind.REDIS_DISK_FULL:
+                with redis.full_disk():
+                    self.stopped.wait(fault.seconds)
+            case FaultKind.REDIS_FAILOVER:
+                note = f"promoted after {redis.fail_over():.1f} s"
+                self.stopped.wait(fault.seconds)
+            case _:
+                self._on_server(fault, redis.primary)
+        if not self.stopped.is_set():
+            redis.settle()
+        return note
 
     def _on_provider(self, fault: Fault) -> str:
         self.parts.behave(MODES[fault.kind], TROUBLED_SHARE)

@@ -114,10 +114,13 @@ class Fleet:
 
     def kill_all_of(self, name: str) -> None:
         """kill -9 of a process and all it started."""
-        process = self._running[name]
+        self.signal(name, signal.SIGKILL)
+        self._running[name].wait()
+
+    def signal(self, name: str, signum: int) -> None:
+        """To a process and all it started."""
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(self._running[name].pid, signum)
 
     def kill_main_of(self, name: str) -> None:
         """kill -9 of the first process alone; what it started may live on."""

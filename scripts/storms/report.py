@@ -29,6 +29,8 @@ def _rows(account: Account) -> Iterator[tuple[str, int, str]]:
     yield "beyond a request's first: the one before was refused (429, 500)", len(again.after_refusals), ""
     kills = f"{len(account.kills)} kills"
     yield "beyond a request's first: in flight on a killed worker", len(again.after_kills), kills
+    pauses = f"{len(account.pauses)} pauses"
+    yield "beyond a request's first: held by a worker that stood still", len(again.after_pauses), pauses
     yield "beyond a request's first: unexplained", len(again.unexplained), ""
     yield "processes that ended by themselves", len(account.deaths), ""
     yield "keys without expiry that are not documented", len(account.undocumented_keys), ""
@@ -44,6 +46,8 @@ def _asked(account: Account) -> Iterator[tuple[str, int, str]]:
     yield "answered otherwise", sum(others.values()), _listed(others)
     yield "without an answer", statuses[NO_ANSWER], "the web process was down, or was killed meanwhile"
     yield f"slower than {SLOW_SECONDS} s", len(slow), _slowest(slow)
+    yield "held up by slow clients", len(account.held_up), ""
+    yield "looks at /healthz without an answer meanwhile", len(account.silences), ""
 
 
 def _slowest(slow: Sequence[Asked]) -> str:
@@ -56,11 +60,13 @@ def _slowest(slow: Sequence[Asked]) -> str:
 def _answered(account: Account) -> Iterator[tuple[str, int, str]]:
     yield "events", len(account.arrivals), ""
     yield "distinct events", len(account.events), ""
-    yield "of requests whose post got no 202", account.unanswered_but_accepted, "accepted before the answer was lost"
+    yield "of requests whose post was answered 503", account.accepted_after(503), ""
+    yield "of requests whose post had no answer", account.accepted_after(NO_ANSWER), "accepted before it was lost"
     yield "telling an error", sum(account.errors.values()), _listed(account.errors)
     yield "copies beyond the first", account.duplicates, ""
     yield "lost", len(account.lost), ""
     yield "copies that differ", len(account.differing), ""
+    yield "ids that different events share", len(account.ambiguous_ids), ""
     yield "on a wrong topic or key", len(account.misdirected), ""
 
 

@@ -1,5 +1,6 @@
 """What breaks when: a pure function of the seed."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,8 +9,9 @@ from random import Random
 CALM_SECONDS = 3.0  # At the beginning, so that there is something in flight to break.
 OVERLAP_SHARE = 0.5  # Of the faults: they begin while another part is still broken.
 
-# Seconds a part needs to come back, on a busy machine, once the fault itself is over.
-RETURN_SECONDS = {"worker": 3.0, "web": 3.0, "kafka": 7.0, "redis": 1.0, "provider": 0.0}
+# Seconds a part needs to come back, on a busy machine, once the fault itself is over; a kind may need more. A primary
+# that was killed is a replica only after the Sentinel has seen it for ten seconds.
+RETURN_SECONDS = {"worker": 3.0, "web": 3.0, "kafka": 7.0, "redis": 1.0, "provider": 0.0, "redis-failover": 14.0}
 
 
 class FaultKind(StrEnum):
@@ -19,10 +21,12 @@ class FaultKind(StrEnum):
     WORKER_MAIN_KILL = "worker-main-kill"  # Of a prefork worker's main process alone.
     WORKER_CHILD_KILL = "worker-child-kill"  # Of one of its children.
     WORKER_ROLLOUT = "worker-rollout"  # SIGTERM, wait for its end, start it again.
+    WORKER_PAUSE = "worker-pause"  # SIGSTOP for longer than a lease: it lives, and others take its requests over.
     WEB_KILL = "web-kill"
     WEB_MASTER_KILL = "web-master-kill"
     WEB_CHILD_KILL = "web-child-kill"
     WEB_ROLLOUT = "web-rollout"
+    WEB_SLOW_CLIENTS = "web-slow-clients"  # Connections that send nothing, halves or drops, or do not read.
     KAFKA_RESTART = "kafka-restart"
     KAFKA_KILL = "kafka-kill"
     KAFKA_FREEZE = "kafka-freeze"  # Longer than the delivery timeout.
@@ -30,6 +34,10 @@ class FaultKind(StrEnum):
     REDIS_KILL = "redis-kill"
     REDIS_FREEZE = "redis-freeze"
     REDIS_CUT = "redis-cut"  # CLIENT KILL of all connections.
+    REDIS_CUT_PUBSUB = "redis-cut-pubsub"  # Of those alone by which workers hear of commands.
+    REDIS_READONLY = "redis-readonly"  # REPLICAOF, as in a switchover: every write is refused.
+    REDIS_DISK_FULL = "redis-disk-full"  # The append-only file cannot grow: every write is refused.
+    REDIS_FAILOVER = "redis-failover"  # kill -9 of a primary that has replicas and a Sentinel.
     PROVIDER_429 = "provider-429"  # With Retry-After.
     PROVIDER_500 = "provider-500"
     PROVIDER_HANG = "provider-hang"  # No answer at all.
@@ -42,17 +50,21 @@ class FaultKind(StrEnum):
 
 
 ALL_KINDS = tuple(FaultKind)
+# A single Redis has nobody to fail over to.
+USUAL_KINDS = tuple(kind for kind in ALL_KINDS if kind is not FaultKind.REDIS_FAILOVER)
 
-# Seconds that a part stays broken, at least and at most; the delivery timeout is 8 s.
+# Seconds that a part stays broken, at least and at most; the delivery timeout is 8 s, a lease 10 s.
 SECONDS: dict[FaultKind, tuple[float, float]] = {
     FaultKind.WORKER_KILL: (0.0, 5.0),
     FaultKind.WORKER_MAIN_KILL: (0.0, 5.0),
     FaultKind.WORKER_CHILD_KILL: (0.0, 0.0),
     FaultKind.WORKER_ROLLOUT: (0.0, 0.0),
+    FaultKind.WORKER_PAUSE: (12.0, 16.0),
     FaultKind.WEB_KILL: (0.0, 3.0),
     FaultKind.WEB_MASTER_KILL: (0.0, 3.0),
     FaultKind.WEB_CHILD_KILL: (0.0, 0.0),
     FaultKind.WEB_ROLLOUT: (0.0, 0.0),
+    FaultKind.WEB_SLOW_CLIENTS: (4.0, 10.0),
     FaultKind.KAFKA_RESTART: (0.0, 12.0),
     FaultKind.KAFKA_KILL: (0.0, 12.0),
     FaultKind.KAFKA_FREEZE: (9.0, 16.0),
@@ -60,6 +72,10 @@ SECONDS: dict[FaultKind, tuple[float, float]] = {
     FaultKind.REDIS_KILL: (0.2, 6.0),
     FaultKind.REDIS_FREEZE: (2.0, 8.0),
     FaultKind.REDIS_CUT: (0.0, 0.0),
+    FaultKind.REDIS_CUT_PUBSUB: (0.0, 0.0),
+    FaultKind.REDIS_READONLY: (2.0, 6.0),
+    FaultKind.REDIS_DISK_FULL: (2.0, 6.0),
+    FaultKind.REDIS_FAILOVER: (2.0, 6.0),
     FaultKind.PROVIDER_429: (4.0, 10.0),
     FaultKind.PROVIDER_500: (4.0, 10.0),
     FaultKind.PROVIDER_HANG: (4.0, 10.0),
@@ -68,6 +84,8 @@ SECONDS: dict[FaultKind, tuple[float, float]] = {
 }
 
 PREFORK_ONLY = frozenset({FaultKind.WORKER_MAIN_KILL, FaultKind.WORKER_CHILD_KILL})
+# Only Linux limits the files of a process that runs already.
+LINUX_ONLY = frozenset({FaultKind.REDIS_DISK_FULL})
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,7 @@ class Fault:
     @property
     def until(self) -> float:
         """When the part is back."""
-        return self.at + self.seconds + RETURN_SECONDS[self.kind.part]
+        return self.at + self.seconds + RETURN_SECONDS.get(self.kind, RETURN_SECONDS[self.kind.part])
 
 
 @dataclass(frozen=True)
@@ -103,14 +121,27 @@ class Crew:
 class Weather:
     """What a schedule is drawn from; `gap` is the mean time in seconds from the end of a fault to the next one."""
 
-    kinds: Sequence[FaultKind] = ALL_KINDS
+    kinds: Sequence[FaultKind] = USUAL_KINDS
     gap: float = 3.0
     overlap: float = OVERLAP_SHARE
     crew: Crew = field(default_factory=Crew)
 
     @property
+    def fails_over(self) -> bool:
+        """Whether Redis is a primary with replicas and a Sentinel; what breaks a Redis then breaks the primary."""
+        return FaultKind.REDIS_FAILOVER in self.kinds
+
+    @property
     def possible(self) -> list[FaultKind]:
-        return [kind for kind in self.kinds if self.crew.prefork or kind not in PREFORK_ONLY]
+        return [kind for kind in self.kinds if self._is_possible(kind)]
+
+    def _is_possible(self, kind: FaultKind) -> bool:
+        if kind in PREFORK_ONLY:
+            return self.crew.prefork > 0
+        if kind in LINUX_ONLY:
+            return sys.platform == "linux"
+        # To kill a primary is a failover.
+        return not (self.fails_over and kind is FaultKind.REDIS_KILL)
 
 
 def plan(seed: int, seconds: float, weather: Weather) -> list[Fault]:

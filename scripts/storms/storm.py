@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from scripts.local_servers import HOST, REPOSITORY, KafkaBroker, LocalServer, RedisServer, free_port
+from scripts.local_servers import HOST, REPOSITORY, KafkaBroker, free_port
 from scripts.programs import Interrupts, procfile
 from scripts.storms import leftovers
 from scripts.storms.account import ACCEPTED, Account, ProviderCall, Records
@@ -21,6 +21,7 @@ from scripts.storms.breaker import PROVIDER, WEB, Breaker, Parts
 from scripts.storms.client import TOPICS, Callers
 from scripts.storms.consumer import Consumer
 from scripts.storms.fleet import Fleet, Line
+from scripts.storms.redis_part import RedisPart
 from scripts.storms.schedule import Fault, Weather, plan
 from scripts.storms.screen import Screen
 
@@ -86,28 +87,29 @@ class Storm:
         return Aftermath(self._look_around(parts), begin)
 
     def _start(self) -> Parts:
-        redis, kafka = RedisServer(self.logs / "redis"), KafkaBroker(self.logs / "kafka")
+        redis = RedisPart(self.logs / "redis", self.forecast.weather.fails_over)
+        kafka = KafkaBroker(self.logs / "kafka")
         for server in (redis, kafka):
             self._start_server(server)
         environment = self._environment(redis, kafka)
         fleet = Fleet(environment, self.logs, self.interrupts)
         self.stack.callback(fleet.stop, STOP_SECONDS)
-        parts = Parts(fleet, redis, kafka, [], free_port(), self.forecast.latency_ms)
+        parts = Parts(fleet, redis, kafka, [], int(environment["PORT"]), free_port(), self.forecast.latency_ms)
         self._create_topics(environment)
-        self._start_processes(parts, int(environment["PORT"]))
+        self._start_processes(parts)
         return parts
 
-    def _start_server(self, server: LocalServer) -> None:
+    def _start_server(self, server: RedisPart | KafkaBroker) -> None:
         self.screen.say(f"Starting {server.name} ...")
         self.stack.callback(server.stop)
         server.start()
 
-    def _environment(self, redis: RedisServer, kafka: KafkaBroker) -> dict[str, str]:
+    def _environment(self, redis: RedisPart, kafka: KafkaBroker) -> dict[str, str]:
         """What the service is told: addresses, and a shorter patience with and for the provider; else its defaults."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("LLM_PROVIDER_")}
         return {
             **own,
-            redis.variable: redis.address,
+            **redis.settings,
             kafka.variable: kafka.address,
             "HOST": HOST,
             "PORT": str(free_port()),
@@ -133,7 +135,7 @@ class Storm:
         if done.returncode != 0:
             raise StormError(f"The release line of the Procfile failed; see {log.name}.")
 
-    def _start_processes(self, parts: Parts, port: int) -> None:
+    def _start_processes(self, parts: Parts) -> None:
         self.screen.say("Starting the provider, the web process and the workers ...")
         fleet, crew = parts.fleet, self.forecast.weather.crew
         fleet.add(PROVIDER, Line(f"exec python -m scripts.storms.provider {parts.provider_port}", {}))
@@ -145,10 +147,9 @@ class Storm:
             fleet.add(name, Line(f"{procfile()['worker']} -n {name}@%h{pool}", _calls(parts, name)))
         self._wait_until(fleet, lambda: _answers(parts.provider_port, "/calls"), PROVIDER)
         parts.behave()
-        self._wait_until(fleet, lambda: _answers(port, "/healthz"), WEB)
+        self._wait_until(fleet, lambda: _answers(parts.web_port, "/healthz"), WEB)
         for name in parts.workers:
             self._wait_until(fleet, lambda name=name: fleet.says(name, "ready."), name)  # type: ignore[misc]
-        self.port = port
 
     def _wait_until(self, fleet: Fleet, ready: Callable[[], bool], name: str) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -159,7 +160,7 @@ class Storm:
 
     def _blow(self, parts: Parts, faults: list[Fault]) -> None:
         breaker = Breaker(parts, self.records, self.screen.say)
-        callers = Callers(self.records, self.port, self.forecast.requests, self.forecast.rate)
+        callers = Callers(self.records, parts.web_port, self.forecast.requests, self.forecast.rate)
         self.stack.callback(breaker.stop)
         self.stack.callback(callers.stop)
         callers.start()
@@ -182,15 +183,16 @@ class Storm:
         """Whether an event is missing, or the ledger has something open: posts without an answer too."""
         if self.records.missing():
             return True
-        with Redis.from_url(parts.redis.url) as redis:
+        with Redis.from_url(parts.redis.primary.url) as redis:
             return leftovers.open_requests(redis) > 0
 
     def _watch(self, parts: Parts, breaker: Breaker) -> None:
         time.sleep(WATCH_SECONDS)
         for death in parts.fleet.deaths():
             self._note_death(death)
-        for server in (parts.redis, parts.kafka):
-            part = server.name.lower()
+        watched = [*(("redis", server) for server in parts.redis.servers), ("kafka", parts.kafka)]
+        for part, server in watched:
+            # What is broken between the two looks is no death.
             if part not in breaker.broken_parts and server.pid is None and part not in breaker.broken_parts:
                 raise StormError(f"{server.name} ended by itself; see {server.log}.")
         asked = list(self.records.asked)
@@ -202,7 +204,7 @@ class Storm:
         self.screen.say(f"DIED: {death}")
 
     def _look_around(self, parts: Parts) -> Account:
-        with Redis.from_url(parts.redis.url, decode_responses=True) as redis:
+        with Redis.from_url(parts.redis.primary.url, decode_responses=True) as redis:
             keys = leftovers.undocumented(leftovers.lasting_keys(redis))
             still_open = leftovers.open_requests(redis)
         records, calls = self.records, _get(parts.provider_port, "/calls", seconds=10)
@@ -213,7 +215,9 @@ class Storm:
             arrivals=records.arrivals,
             calls=[ProviderCall(*row) for row in json.loads(calls)],
             kills=records.kills,
+            pauses=records.pauses,
             broken=records.broken,
+            silences=records.silences,
             deaths=[death.splitlines()[0] for death in records.deaths],
             undocumented_keys=keys,
             open_at_end=still_open,

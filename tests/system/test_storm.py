@@ -15,14 +15,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "STORM_TEST_RUN"
-RUN_SECONDS = 240  # 35 on two idle cores.
-REQUESTS = 230
+RUN_SECONDS = 240  # 38 on two idle cores.
+REQUESTS = 264
 
 pytestmark = pytest.mark.timeout(300)
 
 SHORT = ["--requests", str(REQUESTS), "--rate", "12", "--gap", "1", "--prefork-workers", "0", "--latency-ms", "700"]
-# By this seed each of them comes once; the worker dies while Kafka is away.
-FAULTS = ["--faults", "worker-kill,web-child-kill,kafka-kill,redis-kill,redis-cut", "--seed", "15"]
+# By this seed each of them comes once: the worker dies while Kafka is away and Redis refuses to write. What hears of
+# commands is cut last, when nothing else would wake a worker that hangs by it.
+KINDS = "worker-kill,web-child-kill,web-slow-clients,kafka-kill,redis-kill,redis-cut,redis-cut-pubsub,redis-readonly"
+FAULTS = ["--faults", KINDS, "--seed", "13017"]
 
 
 class StormRun:
@@ -94,10 +96,10 @@ def calm_storm(folder: Path) -> Iterator[StormRun]:
 
 
 def test_a_short_storm_loses_nothing_and_leaves_nothing_behind(short_storm: StormRun) -> None:
-    """Workers, web, Kafka and Redis are killed or cut; every accepted request has its event."""
+    """Workers, web, Kafka and Redis are killed, cut or besieged; every accepted request has its event."""
     exit_code = short_storm.process.wait(RUN_SECONDS)
     assert exit_code == 0, short_storm.output
-    assert {kind for kind in FAULTS[1].split(",") if f"{kind} " in short_storm.output} == set(FAULTS[1].split(","))
+    assert [kind for kind in KINDS.split(",") if f"{kind} " not in short_storm.output] == []
     assert short_storm.count("posts") == REQUESTS
     assert short_storm.count("distinct events") >= short_storm.count("accepted (202)") > 100
     assert short_storm.processes() == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scripts.storms.account import Account, Arrival, Asked, Broken, Kill, ProviderCall, Repetitions
+from scripts.storms.account import Account, Arrival, Asked, Broken, Kill, Pause, ProviderCall, Repetitions
 from scripts.storms.schedule import Fault, FaultKind
 
 ACCEPTED = Asked(4, "topic-b", "c-4", status=202, queue_id="q-4", answered_at=10.0)
@@ -34,10 +34,10 @@ def test_a_request_that_was_not_accepted_is_not_lost(status: int) -> None:
 
 @pytest.mark.parametrize("status", [0, 503])
 def test_the_event_of_a_post_without_a_202_is_counted_apart(status: int) -> None:
-    """It may have been accepted before the answer got lost."""
+    """It may have been accepted before the answer got lost; a 503 and no answer are told apart."""
     account = Account([replace(ACCEPTED, status=status, queue_id="")], [EVENT])
     assert account.faults_of_the_service == []
-    assert account.unanswered_but_accepted == 1
+    assert (account.accepted_after(503), account.accepted_after(0)) == ((1, 0) if status else (0, 1))
 
 
 def test_identical_copies_are_no_fault() -> None:
@@ -51,6 +51,15 @@ def test_copies_that_differ_are_a_fault() -> None:
     """A consumer could not tell which one holds."""
     account = Account([ACCEPTED], [EVENT, replace(EVENT, value=b"others")])
     assert account.differing == ["q-4"]
+    assert account.faults_of_the_service
+
+
+def test_two_events_under_one_id_are_a_fault() -> None:
+    """A consumer would drop one of them for a copy; a failover that forgot a request could bring that about."""
+    other = replace(ACCEPTED, number=5, queue_id="q-5")
+    events = [EVENT, replace(EVENT, number=5, queue_id="q-5", value=b"others")]
+    account = Account([ACCEPTED, other], events)
+    assert account.ambiguous_ids == ["e-4"]
     assert account.faults_of_the_service
 
 
@@ -112,6 +121,33 @@ def test_only_the_kill_that_cut_the_first_call_off_explains_the_second(kill: Kil
 
 
 @pytest.mark.parametrize(
+    ("pause", "explains"),
+    [
+        (Pause("worker-1", 10.5, 23.0), True),
+        (Pause("worker-1", 11.9, 23.0), True),
+        (Pause("worker-2", 8.0, 19.6), True),
+        (Pause("worker-1", 12.1, 23.0), False),
+        (Pause("worker-1", 20.5, 33.0), False),
+        (Pause("worker-2", 10.5, 18.0), False),
+        (Pause("worker-3", 10.5, 23.0), False),
+    ],
+    ids=[
+        "in flight",
+        "within the second after the answer",
+        "the second call is one that it was about to send",
+        "long after the answer",
+        "after the second call",
+        "long over when the second call was made",
+        "of another worker",
+    ],
+)
+def test_only_a_pause_that_held_one_of_the_calls_explains_the_second(pause: Pause, explains: bool) -> None:
+    """No vendor takes a fencing token: a worker that stands still for longer than a lease cannot be held back."""
+    found = Account([ACCEPTED], [EVENT], [CALL, AGAIN], pauses=[pause]).repetitions
+    assert (found.after_pauses, found.unexplained) == (([AGAIN], []) if explains else ([], [AGAIN]))
+
+
+@pytest.mark.parametrize(
     ("kind", "explains"), [(FaultKind.REDIS_KILL, True), (FaultKind.KAFKA_KILL, False)], ids=["Redis", "Kafka"]
 )
 def test_an_answer_that_waits_for_redis_on_a_killed_worker_is_gone(kind: FaultKind, explains: bool) -> None:
@@ -163,15 +199,31 @@ def test_the_slowest_post_of_a_fault_is_one_that_waited_during_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "seconds", "is_held_up"),
+    [
+        (FaultKind.WEB_SLOW_CLIENTS, 6.0, True),
+        (FaultKind.WEB_SLOW_CLIENTS, 4.0, False),
+        (FaultKind.WEB_KILL, 6.0, False),
+    ],
+)
+def test_a_post_that_slow_clients_hold_up_is_a_fault(kind: FaultKind, seconds: float, is_held_up: bool) -> None:
+    """Whoever takes his time must cost nobody else any."""
+    post = replace(ACCEPTED, answered_at=10.0 + seconds, seconds=seconds)
+    account = Account([post], [EVENT], broken=[Broken(Fault(0, kind, 0.0, 5.0), kind, began=9.0, ended=14.0)])
+    assert bool(account.held_up) == bool(account.faults_of_the_service) == is_held_up
+
+
+@pytest.mark.parametrize(
     "more",
     [
+        {"silences": [11.0]},
         {"deaths": ["worker-1 (exit code 1)"]},
         {"undocumented_keys": ["llm-provider:stray"]},
         {"open_at_end": 1},
     ],
     ids=str,
 )
-def test_what_is_left_behind_is_a_fault(more: dict[str, object]) -> None:
-    """A dead process, a key that stays for ever, a request that is still owed."""
+def test_what_is_silent_or_left_behind_is_a_fault(more: dict[str, object]) -> None:
+    """A look at /healthz without an answer, a dead process, a key that stays for ever, a request that is owed."""
     account = Account([ACCEPTED], [EVENT], [CALL], **more)  # type: ignore[arg-type]
     assert len(account.faults_of_the_service) == 1

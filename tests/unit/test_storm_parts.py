@@ -16,7 +16,7 @@ from scripts.storms.leftovers import undocumented
 from scripts.storms.logbook import loud_lines
 from scripts.storms.provider import Behaviour, Call, Provider
 from scripts.storms.report import account_table, fault_table
-from scripts.storms.schedule import ALL_KINDS, Fault, FaultKind
+from scripts.storms.schedule import USUAL_KINDS, Fault, FaultKind
 
 # Options
 
@@ -24,7 +24,7 @@ from scripts.storms.schedule import ALL_KINDS, Fault, FaultKind
 def test_two_thousand_requests_and_every_fault_are_the_default() -> None:
     """What `make storm` runs."""
     usual = forecast([], {})
-    assert (usual.requests, tuple(usual.weather.kinds)) == (2000, ALL_KINDS)
+    assert (usual.requests, tuple(usual.weather.kinds)) == (2000, USUAL_KINDS)
 
 
 def test_the_long_form_sends_ten_thousand() -> None:
@@ -49,6 +49,19 @@ def test_a_kind_and_a_whole_part_can_be_named_together() -> None:
         FaultKind.KAFKA_KILL,
         FaultKind.KAFKA_FREEZE,
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [(["--failover"], {}), ([], {"STORM_FAILOVER": "1"}), (["--faults", "redis-failover"], {})],
+    ids=str,
+)
+def test_a_failover_is_asked_for_by_name(arguments: list[str], environment: dict[str, str]) -> None:
+    """Its Redis is another one: with replicas and a Sentinel."""
+    assert not forecast(["--faults", "redis"], {}).weather.fails_over
+    weather = forecast(arguments, environment).weather
+    assert weather.fails_over
+    assert FaultKind.REDIS_FAILOVER in weather.possible
 
 
 def test_an_unknown_fault_is_named(capsys: pytest.CaptureFixture[str]) -> None:

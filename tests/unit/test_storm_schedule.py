@@ -6,6 +6,8 @@ import pytest
 
 from scripts.storms.schedule import ALL_KINDS, PREFORK_ONLY, SECONDS, Crew, FaultKind, Weather, plan
 
+LEASE_SECONDS = 10.0
+
 SEEDS = range(20)
 LONG = 600.0
 
@@ -43,8 +45,9 @@ def test_different_parts_are_broken_side_by_side() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_kind_comes_before_any_comes_again(seed: int) -> None:
     """A storm that is long enough leaves no kind out."""
+    possible = Weather().possible
     kinds = [fault.kind for fault in plan(seed, LONG, Weather())]
-    assert set(kinds[: len(ALL_KINDS)]) == set(ALL_KINDS)
+    assert set(kinds[: len(possible)]) == set(possible)
 
 
 def test_without_overlap_one_thing_is_broken_at_a_time() -> None:
@@ -76,13 +79,24 @@ def test_what_only_prefork_has_is_asked_of_a_prefork_worker(seed: int) -> None:
 def test_without_a_prefork_worker_its_faults_do_not_come() -> None:
     """Nobody is left to aim at."""
     kinds = {fault.kind for fault in plan(1, LONG, Weather(crew=Crew(threads=2, prefork=0)))}
-    assert kinds == set(ALL_KINDS) - PREFORK_ONLY
+    assert kinds == set(Weather().possible) - PREFORK_ONLY
+
+
+def test_where_redis_fails_over_its_primary_is_killed_in_one_way_only() -> None:
+    """A single Redis comes back; a primary is replaced."""
+    assert FaultKind.REDIS_FAILOVER not in Weather().possible
+    assert FaultKind.REDIS_KILL not in Weather(ALL_KINDS).possible
 
 
 def test_every_worker_is_hit_sooner_or_later() -> None:
     """No worker is spared."""
     faults = plan(5, LONG * 5, Weather([FaultKind.WORKER_KILL]))
     assert {fault.target for fault in faults} == {0, 1, 2}
+
+
+def test_a_worker_stands_still_for_longer_than_a_lease() -> None:
+    """Only then are its requests taken over while it lives."""
+    assert SECONDS[FaultKind.WORKER_PAUSE][0] > LEASE_SECONDS
 
 
 def test_kafka_is_frozen_for_longer_than_the_delivery_timeout() -> None:
