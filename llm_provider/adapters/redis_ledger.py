@@ -116,9 +116,10 @@ class RedisLedger:
 
     def claim(self, queue_id: str, holder: str) -> Claim:
         timing = self._timing
+        names = ("open", "waiting", "sweep", "suspects", "totals", "suspects-allowed", "suspects-next")
         state, *stored = self._run_safely(
             "claim",
-            [self._record(queue_id), *map(self._key, ("open", "waiting", "sweep", "suspect", "totals"))],
+            [self._record(queue_id), *map(self._key, names)],
             queue_id,
             holder,
             _ms(timing.lease),

@@ -1,12 +1,16 @@
 """What every ledger does with requests that kill their workers and events that nobody can publish."""
 
+import random
 from typing import cast
+
+import pytest
+from redis import Redis
 
 from contracts.enums import CallbackStatus, QueueStatus
 from llm_provider.errors import RequestPoisoned
 from llm_provider.ledger import Action, ClaimState, DeadLettersProtocol, Decision, LedgerProtocol
 from llm_provider.queue_models import QueuedRequest
-from tests.ports.ledger_suite import SHORT, Stage, action_of
+from tests.ports.ledger_suite import SHORT, SOME_PROGRESS, Stage, action_of
 from tests.unit.builders import a_verdict_for, an_error_for
 
 REFUSAL = "Kafka knows no such topic."
@@ -62,7 +66,7 @@ def test_a_lapsed_lease_is_counted_once_however_often_it_is_looked_at(stage: Sta
     assert stage.ledger.claim(waiting.queue_id, "h").state is ClaimState.CLAIMED
 
 
-def test_only_one_suspect_runs_at_a_time(stage: Stage) -> None:
+def test_at_first_only_one_suspect_runs(stage: Stage) -> None:
     """So the one that kills its worker is found, and its neighbours of the last time are not blamed for it."""
     stage.open(lease=SHORT, suspect_after=1)
     first, second, innocent = stage.accept(), stage.accept(), stage.accept()
@@ -71,6 +75,72 @@ def test_only_one_suspect_runs_at_a_time(stage: Stage) -> None:
     assert stage.ledger.claim(first.queue_id, "b").state is ClaimState.CLAIMED
     assert stage.ledger.claim(second.queue_id, "b").state is ClaimState.LEFT
     assert stage.ledger.claim(innocent.queue_id, "b").state is ClaimState.CLAIMED
+
+
+def suspects(stage: Stage, count: int) -> list[str]:
+    """So many, after the deaths of two workers on which all of them ran."""
+    ids = [stage.accept().queue_id for _ in range(count)]
+    for holder in "ab":
+        assert start(stage, ids, holder) == ids
+        stage.wait(3 * SHORT)
+    return ids
+
+
+def start(stage: Stage, ids: list[str], holder: str) -> list[str]:
+    """Whichever of them may run now."""
+    return [each for each in ids if stage.ledger.claim(each, holder).state is ClaimState.CLAIMED]
+
+
+def finish(stage: Stage, queue_id: str) -> None:
+    view = stage.ledger.view(queue_id)
+    assert view is not None
+    stage.ledger.commit(queue_id, a_verdict_for(view.request))
+
+
+@pytest.mark.parametrize(("seed", "has_killer"), [(1, False), (2, True), (3, True), (4, True)])
+def test_suspects_start_slowly_until_whichever_kills_is_found(
+    on_redis: Stage, redis_client: Redis, key_prefix: str, seed: int, has_killer: bool
+) -> None:
+    """Twice as many run with each that ends; the killer is given up after four deaths at most, and nobody else is."""
+    draw = random.Random(seed)
+    on_redis.open(lease=3 * SHORT)
+    ids = suspects(on_redis, 24)
+    killer = draw.choice(ids) if has_killer else ""
+    rounds, deaths, open_ids = 0, 2, list(ids)
+    while open_ids:
+        draw.shuffle(open_ids)
+        rounds, running = rounds + 1, start(on_redis, open_ids, f"holder-{rounds}")
+        if killer in running:
+            deaths += 1
+            on_redis.wait(3 * SHORT)
+        for queue_id in running if killer not in running else []:
+            finish(on_redis, queue_id)
+            open_ids.remove(queue_id)
+        if not running:
+            # Whoever ended it is the last one.
+            assert [on_redis.ledger.claim(each, "z").state for each in open_ids] == [ClaimState.POISONED] * has_killer
+            break
+    assert (deaths <= 4, rounds <= (16 if has_killer else 6)) == (True, True), (deaths, rounds)
+    assert min(redis_client.ttl(key) for key in redis_client.scan_iter(f"{key_prefix}ledger:suspects*")) > 0
+
+
+@pytest.mark.parametrize("end", ["decided", "suspended", "its worker died", "its record is gone"])
+def test_the_place_of_a_suspect_is_free_however_it_ended(
+    on_redis: Stage, redis_client: Redis, key_prefix: str, end: str
+) -> None:
+    """Nobody has to give it back, so that nothing can forget to."""
+    ledger = on_redis.open(lease=3 * SHORT, suspect_after=0, poisoned_after=9)
+    first, second = on_redis.running("a"), on_redis.accept()
+    assert ledger.claim(second.queue_id, "b").state is ClaimState.LEFT
+    if end == "decided":
+        finish(on_redis, first.queue_id)
+    elif end == "suspended":
+        ledger.suspend(first.queue_id, "a", wait_seconds=60.0, progress=SOME_PROGRESS)
+    elif end == "its worker died":
+        on_redis.wait(3 * SHORT)
+    else:
+        redis_client.delete(f"{key_prefix}request:{first.queue_id}")
+    assert ledger.claim(second.queue_id, "c").state is ClaimState.CLAIMED
 
 
 def test_a_suspect_that_had_to_wait_is_dispatched_again(stage: Stage) -> None:

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- KEYS record open waiting sweep suspect totals
+-- KEYS record open waiting sweep suspects totals suspects-allowed suspects-next
 -- ARGV id holder lease_ms window_ms margin_ms suspect_after poisoned_after record_prefix
 -- -> {'claimed', request, texts, ms_left, progress or nil} | {'expired', request, progress or nil}
 --    | {'poisoned', request, progress or nil} | {'decided', request, outcome} | {'left'}
+local MOST_SUSPECTS, LONGEST_LOOK_MS = 8, 4000
 local record, open = KEYS[1], KEYS[2]
 local now, lease_ms = now_ms(), number(ARGV[3])
 local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn',
-  'due', 'progress')
+  'due', 'progress', 'company')
 local state, deadline = r[1], number(r[5])
 
 if not state or state == 'delivered' or state == 'dead' then return {'left'} end
@@ -34,10 +35,16 @@ if now >= deadline then
   return {'expired', r[2], r[9]}
 end
 
--- Only a lapsed lease counts as a death, and once: without a holder it has been counted.
-local lapses = number(redis.call('HGET', record, 'lapses'))
+-- Only a lapsed lease counts as a death, and once: without a holder it has been counted. Of suspects that died beside
+-- others any may have been the one that kills: each is in doubt, and runs alone the next time.
+local lapses, is_in_doubt = number(redis.call('HGET', record, 'lapses')), r[10] == 'doubt'
 if state == 'running' and r[3] and r[3] ~= '' and r[3] ~= ARGV[2] then
-  lapses = redis.call('HINCRBY', record, 'lapses', 1)
+  is_in_doubt = r[10] == 'beside'
+  if is_in_doubt then
+    redis.call('HSET', record, 'company', 'doubt')
+  else
+    lapses = redis.call('HINCRBY', record, 'lapses', 1)
+  end
   redis.call('HINCRBY', KEYS[6], 'taken_over', 1)
   redis.call('HSET', record, 'holder', '')
 end
@@ -45,20 +52,47 @@ if lapses >= number(ARGV[7]) then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
   return {'poisoned', r[2], r[9]}
 end
-if lapses >= number(ARGV[6]) then
-  -- A suspect runs only while no other one does, so that the one that kills its worker is found.
-  local other = redis.call('GET', KEYS[5])
-  if other and other ~= ARGV[1] then
-    local o = redis.call('HMGET', ARGV[8] .. other, 'state', 'lease')
-    if o[1] == 'running' and number(o[2]) > now then
-      redis.call('ZADD', open, 'XX', now + 1000, ARGV[1])
-      return {'left'}
+
+-- Suspects start slowly: one at first, twice as many with each that ends without a death, and one again after a death.
+-- How many run, and how many may. Nobody notes an end: whoever asks next finds it.
+local function count_suspects()
+  local running, allowed, one_died = 0, number(redis.call('GET', KEYS[7]) or 1), false
+  for _, id in ipairs(redis.call('SMEMBERS', KEYS[5])) do
+    local s = redis.call('HMGET', ARGV[8] .. id, 'state', 'lease')
+    if s[1] == 'running' and (number(s[2]) > now or not leases_are_judged(KEYS[4], now, lease_ms)) then
+      running = running + 1
+    else
+      redis.call('SREM', KEYS[5], id)
+      one_died = one_died or s[1] == 'running'
+      allowed = math.min(2 * allowed, MOST_SUSPECTS)
     end
   end
-  redis.call('SET', KEYS[5], ARGV[1], 'PX', 86400000)
+  return running, one_died and 1 or allowed
 end
 
-redis.call('HDEL', record, 'woken')
+if lapses >= number(ARGV[6]) and r[3] ~= ARGV[2] then
+  local running, allowed = count_suspects()
+  -- Who is in doubt goes before the others, as soon as those that run have ended.
+  local first = redis.call('GET', KEYS[8])
+  local is_first = not first or first == ARGV[1]
+  if running >= (is_in_doubt and 1 or allowed) or not is_first then
+    if is_in_doubt and is_first then redis.call('SET', KEYS[8], ARGV[1], 'PX', 3000) end
+    redis.call('SET', KEYS[7], allowed, 'PX', 60000)
+    -- It looks again ever more rarely, and not together with those that came at the same time.
+    local looks = is_in_doubt and 0 or redis.call('HINCRBY', record, 'looks', 1)
+    local wait_ms = math.min(1000 * 2 ^ looks, LONGEST_LOOK_MS) * (8 + number(r[7]) % 8) / 16
+    redis.call('ZADD', open, 'XX', now + math.floor(wait_ms), ARGV[1])
+    return {'left'}
+  end
+  local runs_alone = is_in_doubt or allowed == 1
+  redis.call('DEL', KEYS[8])
+  redis.call('SET', KEYS[7], runs_alone and 1 or allowed, 'PX', 60000)
+  redis.call('SADD', KEYS[5], ARGV[1])
+  redis.call('PEXPIRE', KEYS[5], 86400000)
+  redis.call('HSET', record, 'company', runs_alone and 'none' or 'beside')
+end
+
+redis.call('HDEL', record, 'woken', 'looks')
 local lease = math.min(now + lease_ms, deadline + number(ARGV[5]))
 redis.call('HSET', record, 'state', 'running', 'holder', ARGV[2], 'lease', lease)
 redis.call('ZADD', open, 'XX', lease, ARGV[1])
