@@ -30,7 +30,7 @@ def _rows(account: Account) -> Iterator[tuple[str, int, str]]:
     kills = f"{len(account.kills)} kills"
     yield "beyond a request's first: in flight on a killed worker", len(again.after_kills), kills
     pauses = f"{len(account.pauses)} pauses"
-    yield "beyond a request's first: held by a worker that stood still", len(again.after_pauses), pauses
+    yield "beyond a request's first: on a worker that stood still", len(again.after_pauses), pauses
     yield "beyond a request's first: unexplained", len(again.unexplained), ""
     yield "processes that ended by themselves", len(account.deaths), ""
     yield "keys without expiry that are not documented", len(account.undocumented_keys), ""
