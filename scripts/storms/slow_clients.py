@@ -98,10 +98,10 @@ class SlowClients:
             client.close()
 
 
-def ask_health(port: int) -> float | None:
+def ask_health(port: int, seconds: float = HEALTH_SECONDS) -> float | None:
     """Seconds until /healthz answered, whatever it said; None when it did not in time."""
     begin = time.monotonic()
-    connection = http.client.HTTPConnection(HOST, port, timeout=HEALTH_SECONDS)
+    connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
     with suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/healthz")
         connection.getresponse().read()
