@@ -16,7 +16,7 @@ from punq import Container, Scope
 
 from contracts.enums import LLMProviderType
 from llm_provider import logs
-from llm_provider.adapters import redis_checks, redis_transport
+from llm_provider.adapters import celery_results, redis_checks, redis_transport
 from llm_provider.adapters.celery_queue import CeleryTaskDispatcher, celery_settings
 from llm_provider.adapters.celery_results import CeleryResultStore
 from llm_provider.adapters.event_publisher import KafkaEventPublisher
@@ -62,7 +62,8 @@ from llm_provider.sweeper import Sweeper
 from llm_provider.sync_threads import SyncThreads
 from llm_provider.tasks import ProcessComparison
 from llm_provider.waker import Nobody, Waker
-from llm_provider.worker import WorkerParts, WorkerRuntime, WorkerSignals
+from llm_provider.watchdog import LoopWatchdog
+from llm_provider.worker import LoopTimer, WorkerParts, WorkerRuntime, WorkerSignals
 
 log = structlog.get_logger(__name__)
 
@@ -114,9 +115,12 @@ def build_worker(settings: Settings, customise: Customise | None = None) -> Cele
     """The Celery app that `celery -A celery_app worker` and flower find, its task and signals in place."""
     logs.configure(settings.log_level)
     app = _celery(settings, settings.worker_redis_timeout_seconds)
+    app.steps["consumer"].add(LoopTimer)
     runtime = WorkerRuntime(lambda: _worker_parts(settings, app, customise), lambda: check_redis(settings))
     app.register_task(ProcessComparison(runtime))
-    WorkerSignals(runtime, longest_task_seconds=settings.longest_task_seconds).connect()
+    WorkerSignals(
+        runtime, _watchdog(settings, app, runtime), longest_task_seconds=settings.longest_task_seconds
+    ).connect()
     return app
 
 
@@ -172,9 +176,19 @@ def _worker_parts(settings: Settings, app: Celery, customise: Customise | None) 
     )
 
 
+def _watchdog(settings: Settings, app: Celery, runtime: WorkerRuntime) -> LoopWatchdog:
+    return LoopWatchdog(
+        CeleryTaskDispatcher(app),
+        stall_seconds=settings.worker_stall_seconds,
+        grace_seconds=settings.longest_task_seconds,
+        is_idle=runtime.is_idle,
+    )
+
+
 def _celery(settings: Settings, timeout: float) -> Celery:
     redis_transport.install()
     app = Celery("llm_provider", set_as_current=False)
+    celery_results.install(app)
     app.conf.update(celery_settings(settings, socket_timeout_seconds=timeout))
     return app
 

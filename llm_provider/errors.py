@@ -109,7 +109,12 @@ class NotAcceptedNow(ServiceError):
 
 
 class LedgerUnavailable(NotAcceptedNow):
-    """Redis did not answer in time, or refused; what was asked of it may or may not have happened."""
+    """Redis did not answer in time, or refused; what was asked of it may or may not have happened.
+
+    `reason` is one word: Redis is `away`, or answers with that error.
+    """
+
+    reason = "away"
 
 
 class AdmissionUnavailable(ServiceError):

@@ -24,6 +24,11 @@ class LeaseKeeper:
     def stop(self) -> None:
         self._thread.stop()
 
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight in this process."""
+        with self._lock:
+            return not self._held
+
     @contextmanager
     def hold(self, queue_id: str, holder: str) -> Iterator[None]:
         """Keep one lease alive while the block runs; it may be taken within it."""

@@ -375,3 +375,7 @@ class LedgerProtocol(Protocol):
     def ping(self) -> None:
         """Return when the ledger answers; raise LedgerUnavailable otherwise."""
         ...
+
+    def check_accepts(self) -> None:
+        """Return when a request would be accepted, full or not; raise LedgerUnavailable otherwise."""
+        ...

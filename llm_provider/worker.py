@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from celery import signals
+from celery import bootsteps, signals
 from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
@@ -19,6 +19,7 @@ from llm_provider.protocols import EventBusProtocol
 from llm_provider.provider_caller import ProviderCaller
 from llm_provider.queue_processor import QueueProcessorImpl
 from llm_provider.sweeper import Sweeper
+from llm_provider.watchdog import LoopWatchdog
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,22 @@ class WorkerParts:
     bus: EventBusProtocol
     caller: ProviderCaller
     ledger: LedgerProtocol
+
+
+class LoopTimer(bootsteps.StartStopStep):  # type: ignore[misc] # Celery ships no types.
+    """A timer of the event loop, set anew with each connection to the broker; tells whoever watches that it turns."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+    INTERVAL_SECONDS = 0.5
+    turned: Callable[[], None] = staticmethod(lambda: None)
+    _entry: Any = None
+
+    def start(self, consumer: Any) -> None:
+        self._entry = consumer.timer.call_repeatedly(self.INTERVAL_SECONDS, lambda: type(self).turned())
+
+    def stop(self, consumer: Any) -> None:
+        if self._entry is not None:
+            self._entry.cancel()
 
 
 class WorkerRuntime:
@@ -63,6 +80,10 @@ class WorkerRuntime:
         """The processor of the started parts: a task may come before the signal that the worker is ready."""
         return self.start().processor
 
+    def is_idle(self) -> bool:
+        """Whether this process works on no request."""
+        return self._parts is None or self._parts.leases.is_idle()
+
     def revoke(self, queue_id: str) -> None:
         """End a revoked request; starts nothing, since a prefork main process hears of it too."""
         parts = self._parts or self._build()
@@ -83,11 +104,13 @@ class WorkerRuntime:
 class WorkerSignals:
     """What the signals of a Celery worker mean to the runtime, whatever the pool."""
 
-    def __init__(self, runtime: WorkerRuntime, *, longest_task_seconds: float) -> None:
+    def __init__(self, runtime: WorkerRuntime, watchdog: LoopWatchdog, *, longest_task_seconds: float) -> None:
         self._runtime = runtime
+        self._watchdog = watchdog
         self._longest_task = longest_task_seconds
 
     def connect(self) -> None:
+        LoopTimer.turned = self._watchdog.turned
         receivers = {
             signals.setup_logging: logs.on_setup_logging,
             signals.worker_init: self.on_worker_init,
@@ -127,11 +150,13 @@ class WorkerSignals:
             sender.pool.maintain_pool()
         else:
             self._runtime.start()
+        self._watchdog.start()
 
     def on_child_init(self, **_: Any) -> None:
         self._runtime.start()
 
     def on_stop(self, **_: Any) -> None:
+        self._watchdog.stop()
         self._runtime.stop()
 
     def on_revoked(self, request: Any, **_: Any) -> None:

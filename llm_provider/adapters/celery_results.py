@@ -6,13 +6,30 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery, states
+from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendError
 from redis.backoff import NoBackoff
+from redis.connection import Connection
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from llm_provider.adapters.redis_connection import serving
 from llm_provider.errors import ComparisonError, LedgerUnavailable
 from llm_provider.queue_models import OutcomeError
+
+
+class ResultBackend(RedisBackend):  # type: ignore[misc] # Celery ships no types.
+    """Celery's, over the connections that all parts use."""
+
+    def _get_pool(self, **options: Any) -> Any:
+        connection_class = serving(options.get("connection_class", Connection))
+        return super()._get_pool(**options | {"connection_class": connection_class})
+
+
+def install(app: Celery) -> None:
+    """Let the usual schemes mean this backend in this app; `celery report` and flower show the usual address."""
+    named = f"{__name__}:{ResultBackend.__name__}"
+    app.loader.override_backends = {"redis": named, "rediss": named}
 
 
 class CeleryResultStore:

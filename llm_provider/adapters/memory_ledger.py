@@ -407,6 +407,9 @@ class MemoryLedger:
         with self._asked():
             pass
 
+    def check_accepts(self) -> None:
+        self.ping()
+
     @contextmanager
     def _asked(self) -> Iterator[float]:
         if self.away:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from redis import Redis
+from redis import Connection, ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
+from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+
+from llm_provider.adapters.redis_connection import serving
 
 _NO_LIMIT = 2**31
 # How many milliseconds the clock of all scripts is ahead of Redis's own.
@@ -23,8 +26,10 @@ def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = 
     timed out: the second try has a new connection. Who answers a web request that waits shall not wait twice.
     """
     silence = (RedisTimeoutError,) if outlives_silence else ()
-    client: Redis = Redis.from_url(
-        url,
+    options = parse_url(url)  # type: ignore[no-untyped-call]
+    options["connection_class"] = serving(options.get("connection_class", Connection))
+    pool = ConnectionPool(
+        **options,
         decode_responses=True,
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
@@ -32,7 +37,7 @@ def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = 
         max_connections=_NO_LIMIT,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, *silence)),
     )
-    return client
+    return Redis.from_pool(pool)
 
 
 def load_scripts(client: Redis, folder: Path, constants: Mapping[str, str | float]) -> dict[str, Script]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from llm_provider.adapters.redis_client import CLOCK_KEY, load_scripts
+from llm_provider.adapters.redis_connection import NotServing
 from llm_provider.adapters.redis_safety import SafeSteps, Safety, TooFewCopies
 from llm_provider.errors import LedgerUnavailable, QueueFull
 from llm_provider.internal_models import CallProgress, ComparisonTexts
@@ -308,6 +309,10 @@ class RedisLedger:
         except RedisError as error:
             raise _unavailable(error) from error
 
+    def check_accepts(self) -> None:
+        """Raise LedgerUnavailable unless Redis takes writes."""
+        self._run_safely("check_accepts", [self._key("check"), self._key("open")])
+
     def close(self) -> None:
         """Give back the connections."""
         self._client.close()
@@ -354,4 +359,11 @@ def _datetime(ms: int) -> datetime:
 
 def _unavailable(error: RedisError) -> LedgerUnavailable:
     # The class name says enough; a Redis message may carry an address.
-    return LedgerUnavailable(f"The ledger did not answer ({type(error).__name__}).", retry_after_seconds=5)
+    unavailable = LedgerUnavailable(f"The ledger did not answer ({type(error).__name__}).", retry_after_seconds=5)
+    if isinstance(error, NotServing):
+        unavailable.reason = error.code.lower()
+    elif isinstance(error, TooFewCopies):
+        unavailable.reason = "too-few-copies"
+    elif isinstance(error, ResponseError):
+        unavailable.reason = "out-of-memory" if isinstance(error, OutOfMemoryError) else "refused"
+    return unavailable

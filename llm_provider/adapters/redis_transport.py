@@ -1,13 +1,24 @@
-"""kombu's Redis transport with two repairs, put in its place under the same scheme."""
+"""kombu's Redis transport with some repairs, put in its place under the same scheme."""
 
+from collections.abc import Callable
+from queue import Empty
 from typing import Any
 
+import structlog
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel as RedisChannel
 from kombu.transport.redis import Transport as RedisTransport
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
+
+from llm_provider.adapters.redis_connection import serving
+
+log = structlog.get_logger(__name__)
+
+# What reading a foreign message ends with, in kombu and in Celery, when it is none of theirs.
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 class Channel(RedisChannel):
@@ -15,14 +26,41 @@ class Channel(RedisChannel):
 
     _kept: Any = None
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        try:
+            # kombu asks PING, which a server answers that gives no messages, and Celery then tries again at once, for
+            # ever. A connection that cannot be made it tries ever more rarely.
+            self.client.brpop("check", timeout=0.001)
+        except RedisError:
+            self._disconnect_pools()  # type: ignore[no-untyped-call]
+            self.connection.cycle.discard(self)
+            raise
+
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         # kombu 5.7.0: after a restart of Redis a worker with unacknowledged messages restores them through a
         # channel that is already closed, and dies of an AttributeError. A connection error it survives.
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the channel is closed")
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
-        # redis-py's own default goes on for 4.5 s; one immediate retry heals a pooled connection that was cut.
-        return params | {"retry": Retry(NoBackoff(), 1)}
+        # redis-py's own default goes on for 4.5 s; one immediate retry heals a pooled connection that was cut. The
+        # asynchronous ones are the event loop's, which notices itself: a retry would read there, and block it for ever.
+        retries = Retry(NoBackoff(), 0 if asynchronous else 1)
+        return params | {"retry": retries, "connection_class": serving(params["connection_class"], "WRONGTYPE")}
+
+    def _brpop_read(self, **options: Any) -> Any:
+        return self._read(super()._brpop_read, **options)
+
+    def _receive_one(self, client: Any) -> Any:
+        return self._read(super()._receive_one, client)
+
+    def _read(self, read: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """A message that nobody can read costs itself alone."""
+        try:
+            return read(*args, **options)
+        except _UNREADABLE as error:
+            log.warning("unreadable_message_dropped", error=type(error).__name__)
+            raise Empty from None
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # kombu makes a client for every command, which costs more CPU than the command; one serves as well, until

@@ -1,5 +1,7 @@
 """GET /healthz and /metrics."""
 
+from http import HTTPStatus
+
 from flask import Blueprint, Response, jsonify
 
 from llm_provider import metrics
@@ -22,11 +24,13 @@ class HealthViews:
         return routes
 
     def healthz(self) -> Response:
-        """200 while this process serves: without Redis it still answers synchronously, and a restart would not help."""
+        """503 while a request that must be queued would not be accepted; a restart of this process would not help."""
         try:
-            self._ledger.ping()
-        except LedgerUnavailable:
-            return jsonify(status="degraded", ledger="away")
+            self._ledger.check_accepts()
+        except LedgerUnavailable as error:
+            response = jsonify(status="degraded", ledger=error.reason)
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+            return response
         return jsonify(status="ok", ledger="ok")
 
     def metrics(self) -> Response:

@@ -135,10 +135,10 @@ def test_without_redis_the_synchronous_path_goes_on(web: WebProcess) -> None:
 
 @pytest.mark.usefixtures("outage")
 def test_without_redis_health_and_metrics_say_so(web: WebProcess) -> None:
-    """A supervisor must not restart what still serves; Prometheus is told."""
+    """A balancer is told, and Prometheus."""
     health = web.get("/healthz")
 
-    assert (health.status_code, health.json()) == (200, {"status": "degraded", "ledger": "away"})
+    assert (health.status_code, health.json()) == (503, {"status": "degraded", "ledger": "away"})
     assert "llm_provider_ledger_up 0.0" in web.get("/metrics").text
 
 

@@ -168,10 +168,10 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_no_answer_holds_the_interpreter(text: str) -> None:
     """A millisecond or so each; while a pattern goes back and back, no lease of the process is renewed."""
-    begin = time.monotonic()
+    begin = time.thread_time()
     with pytest.raises(InvalidVerdict):
         parse_verdict(text)
-    assert time.monotonic() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_no_answer_holds_the_interpreter(text: str) -> None:
 )
 def test_a_verdict_is_found_however_much_stands_around_it(surrounded: str) -> None:
     """Some models end with spaces until they are stopped."""
-    begin = time.monotonic()
+    begin = time.thread_time()
     assert parse_verdict(surrounded.replace("{}", answer())).winner is EssayWinner.ESSAY_B
-    assert time.monotonic() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
 
 
 def test_an_answer_that_contradicts_itself_is_refused() -> None:

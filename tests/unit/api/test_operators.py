@@ -112,14 +112,14 @@ def test_a_provider_without_a_key_cannot_be_tried_out(service: Service) -> None:
     assert (unknown.status_code, unknown.json["error_code"]) == (404, "RESOURCE_NOT_FOUND")
 
 
-def test_health_stays_200_without_the_ledger(service: Service) -> None:
-    """The process serves synchronously then, and restarting it would help nobody; the body says so."""
+def test_health_is_503_while_nothing_can_be_accepted(service: Service) -> None:
+    """A balancer asks another process; the body says why."""
     well = service.get("/healthz")
     service.ledger.away = True
     degraded = service.get("/healthz")
 
     assert (well.status_code, well.json) == (200, {"status": "ok", "ledger": "ok"})
-    assert (degraded.status_code, degraded.json) == (200, {"status": "degraded", "ledger": "away"})
+    assert (degraded.status_code, degraded.json) == (503, {"status": "degraded", "ledger": "away"})
 
 
 def test_a_supervisor_fills_no_log(service: Service) -> None:
