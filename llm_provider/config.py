@@ -314,6 +314,17 @@ class Settings(BaseSettings):
         None, ge=0, description="Threads of each process that may wait for a provider; unset: half of them."
     )
 
+    web_connections: Annotated[int, Field(ge=32)] = Field(
+        500, description="Connections of each gunicorn process; of more the oldest idle or slow one is closed."
+    )
+    web_head_seconds: Seconds = Field(
+        10.0, description="Seconds within which a client must have sent the head of its request."
+    )
+    web_request_seconds: Seconds = Field(
+        30.0, description="Seconds within which it must have sent the whole of it, from the same moment on."
+    )
+    web_answer_seconds: Seconds = Field(30.0, description="Seconds within which it must have taken its answer.")
+
     # Worker process
     worker_concurrency: Count = Field(
         100, description="Requests one worker process works on at once (the pool is threads)."

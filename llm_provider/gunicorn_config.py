@@ -19,9 +19,10 @@ try:
 except ConfigurationError as error:
     sys.exit(f"llm-provider: {error.message}")
 
-worker_class = "gthread"
+worker_class = "llm_provider.web_worker.WebWorker"
 workers = _settings.web_processes
 threads = _settings.web_threads
+worker_connections = _settings.web_connections
 loglevel = _settings.log_level.lower()
 # All calls for a synchronous request together may last as long as one may, after 2 s for its turn; a rollout waits.
 graceful_timeout = int(_settings.provider_timeout_seconds) + 10

@@ -2,18 +2,12 @@
 
 import codecs
 import json
-from contextlib import suppress
 
 import jiter
 from flask import request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from llm_provider.errors import RequestRejected
-
-# Of a body that is refused so much is read and thrown away, so that its sender sees the answer and may go on using
-# the connection; whoever sends more finds it closed.
-DISCARD_BYTES = 16 * 1024 * 1024
-_CHUNK_BYTES = 64 * 1024
 
 
 class UnsupportedEncoding(UnsupportedMediaType):
@@ -77,14 +71,3 @@ def refuse_ambiguous(body: bytes) -> None:
         jiter.from_json(body, catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
         raise RequestRejected(f"{error}.", field="body") from None
-
-
-def discard_body() -> None:
-    """Read what the client still sends."""
-    if not request.environ.get("wsgi.input_terminated"):
-        return
-    stream, left = request.environ["wsgi.input"], DISCARD_BYTES
-    # What cannot be read any more, as malformed chunks, the server closes the connection upon.
-    with suppress(Exception):
-        while left > 0 and (chunk := stream.read(_CHUNK_BYTES)):
-            left -= len(chunk)

@@ -193,7 +193,8 @@ def _failed(view: RequestView) -> Response:
 def _left_of_wait(outcome: Outcome, error: OutcomeError) -> float | None:
     """Seconds of the vendor's wish that have not passed since."""
     wait = error.details.get("retry_after_seconds")
-    left = (wait or 0.0) - (utc_now() - outcome.completed_at).total_seconds()
+    # It was another host's clock that noted when.
+    left = (wait or 0.0) - max(0.0, (utc_now() - outcome.completed_at).total_seconds())
     return left if left > 0 else None
 
 

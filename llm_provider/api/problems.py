@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 import structlog
 from flask import Response, json, request
@@ -13,7 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
-from llm_provider.api.bodies import UnsupportedEncoding, discard_body
+from llm_provider.api.bodies import UnsupportedEncoding
 from llm_provider.errors import ComparisonError, LedgerUnavailable, RequestRejected, RequestTooLarge, ServiceError
 from llm_provider.logs import log_defect
 from llm_provider.queue_models import Outcome
@@ -25,6 +26,7 @@ DEFAULT_RETRY_AFTER_SECONDS = 5
 # Of what a caller sent, no answer repeats more: a key, a path.
 _QUOTED_MAX_CHARS = 2_000
 
+BODY_TOO_LARGE = "The body is larger than this service reads."
 QUEUE_AWAY = "The queue cannot be reached now; send the request again later."
 
 _CODES = dict.fromkeys((403, 405, 415), ErrorCode.INVALID_REQUEST) | {404: ErrorCode.RESOURCE_NOT_FOUND}
@@ -43,28 +45,31 @@ def problem(
     errors: list[dict[str, str]] | None = None,
     spent: Mapping[str, Any] | None = None,
 ) -> Response:
-    """One problem document; `error` repeats the detail because existing clients read it.
-
-    `spent` is for a comparison that ended without a verdict.
-    """
-    detail = _bounded(detail)
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": _path(),
-        "error_code": error_code,
-        "correlation_id": str(correlation.current()),
-        "is_retryable": is_retryable,
-        "errors": errors or [],
-        "error": detail,
-        **(spent or {}),
-    }
+    """One problem document; `spent` is for a comparison that ended without a verdict."""
+    own = {"instance": _path(), "correlation_id": str(correlation.current()), **(spent or {})}
+    body = members(status, _bounded(detail), error_code, is_retryable=is_retryable, errors=errors or []) | own
     response = Response(json.dumps(body), status=status, mimetype="application/problem+json")
     if retry_after_seconds is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_seconds)))
     return response
+
+
+def members(
+    status: int, detail: str, error_code: ErrorCode, *, is_retryable: bool, errors: list[dict[str, str]]
+) -> dict[str, Any]:
+    """What is in every problem document; `error` repeats the detail because existing clients read it."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": "",
+        "error_code": error_code,
+        "correlation_id": str(uuid4()),
+        "is_retryable": is_retryable,
+        "errors": errors,
+        "error": detail,
+    }
 
 
 def spent_on(comparison: ComparisonError | Outcome) -> dict[str, Any]:
@@ -110,8 +115,7 @@ def _message(message: str) -> str:
 
 def on_http_exception(error: HTTPException) -> Response:
     if isinstance(error, RequestEntityTooLarge):
-        discard_body()
-        return on_service_error(RequestTooLarge("The body is larger than this service reads.", field="body"))
+        return on_service_error(RequestTooLarge(BODY_TOO_LARGE, field="body"))
     status = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
     response = problem(status, _sentence(error), _CODES.get(status, ErrorCode.VALIDATION_ERROR))
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -3,6 +3,7 @@
 Each request is counted at the provider's server, and every copy of its event is kept and compared.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -168,6 +169,26 @@ def the_child_that_talks_to(provider: OpenAIServer, worker: CeleryTestWorker) ->
         if any(link.raddr and link.raddr.port == provider.port for link in child.net_connections())
     ]
     return talking
+
+
+def test_a_worker_that_stands_still_for_longer_than_a_lease_is_taken_for_dead(
+    chain: Installation, provider: OpenAIServer, inbox: Inbox
+) -> None:
+    """What it had in flight is called again, which nobody can prevent: it is counted, and there is one event."""
+    worker, web = chain.worker(), chain.web()
+    all_ready(web, worker)
+    provider.behave(latency_ms=1500)
+    request = chain.send(web)
+    eventually(lambda: calls(provider, [request]) == [1], 10, "its call")
+    os.kill(worker.container.pid, signal.SIGSTOP)
+    chain.worker().ready()
+    eventually(lambda: is_noted(web, request), RECOVERY_SECONDS, "the event of the other worker")
+    os.kill(worker.container.pid, signal.SIGCONT)
+    eventually(lambda: worker.logs().count("request_decided") == 1, 10, "the answer that came too late")
+    assert calls(provider, [request]) == [2]
+    assert "llm_provider_requests_taken_over_total 1.0" in web.get("/metrics").text
+    assert_all_arrive(web, inbox, [request])
+    assert len(inbox.copies_of(request)) == 1
 
 
 # --- The web process dies
