@@ -5,7 +5,6 @@ from typing import Any
 
 import structlog
 from gunicorn.glogging import Logger
-from prometheus_client import multiprocess
 
 from llm_provider import logs
 from llm_provider.config import load_settings
@@ -16,6 +15,7 @@ log = structlog.get_logger(__name__)
 
 try:
     _settings = load_settings()
+    share_among_processes()
 except ConfigurationError as error:
     sys.exit(f"llm-provider: {error.message}")
 
@@ -52,7 +52,6 @@ class JsonLogger(Logger):  # type: ignore[misc] # gunicorn ships no types.
 
 logger_class = JsonLogger
 logs.configure(_settings.log_level)
-share_among_processes()
 
 
 def on_starting(server: Any) -> None:
@@ -64,8 +63,3 @@ def on_starting(server: Any) -> None:
         check_redis(_settings)
     except ConfigurationError as error:
         sys.exit(f"llm-provider: {error.message}")
-
-
-def child_exit(server: Any, worker: Any) -> None:
-    """A process that ended must not be counted as alive."""
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -1,9 +1,12 @@
 """One JSON line an event, for our own lines and for those of Celery, gunicorn and Kafka alike."""
 
 import logging
+import select
 import sys
 import traceback
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import structlog
 
@@ -32,6 +35,9 @@ _SHARED = (
 # `publish_failed` says either once a try.
 SILENT_LOGGERS = ("kafka",)
 
+# So long the first line that finds the log's reader busy waits for it.
+WRITE_PATIENCE_MILLISECONDS = 1000
+
 
 def configure(level: str) -> None:
     """Send every logger of this process to standard error as JSON; may be called again."""
@@ -41,7 +47,7 @@ def configure(level: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(_formatter())
     root = logging.getLogger()
     root.handlers = [handler]
@@ -50,6 +56,47 @@ def configure(level: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in SILENT_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Nobody waits for long for a reader that has stopped, and a line that cannot be written breaks nothing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._is_writable():
+            super().emit(record)
+
+    def _is_writable(self) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self.stream, select.POLLOUT)
+        except (OSError, ValueError):
+            # It is no file, or a closed one.
+            return True
+        self._patience = WRITE_PATIENCE_MILLISECONDS if poll.poll(self._patience) else 0
+        return self._patience > 0
+
+    _patience = WRITE_PATIENCE_MILLISECONDS
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name.
+        """Its own would quote what was to be logged, on the stream that has just failed."""
+        with suppress(Exception):
+            self.stream.write(f'{{"event": "line_not_written", "logger": "{record.name}", "level": "error"}}\n')
+
+
+@contextmanager
+def unharmed(what: str) -> Iterator[None]:
+    """For what only watches: its failure is told once, until it is well again, and goes no further."""
+    try:
+        yield
+    except Exception as error:
+        if what not in _failing:
+            _failing.add(what)
+            log_defect(structlog.get_logger(__name__), what, error)
+    else:
+        _failing.discard(what)
+
+
+_failing: set[str] = set()
 
 
 def log_defect(log: Any, event: str, error: Exception, **fields: str) -> None:

@@ -4,7 +4,8 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,10 +13,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from llm_provider.admission import BreakerState, BreakerView, ProviderLoad
-from llm_provider.errors import LedgerUnavailable
+from llm_provider.count_file import CountFile
+from llm_provider.errors import ConfigurationError, LedgerUnavailable
 from llm_provider.ledger import LedgerProtocol
+from llm_provider.logs import unharmed
 
 _SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+values.MmapedDict = CountFile  # type: ignore[assignment, attr-defined]
 
 HTTP_REQUESTS = Counter("llm_provider_http_requests", "Requests answered.", ["method", "endpoint", "status"])
 HTTP_SECONDS = Histogram("llm_provider_http_request_seconds", "Seconds from request to answer.", ["endpoint"])
@@ -34,11 +39,20 @@ TOTALS = {
 
 
 def share_among_processes() -> None:
-    """Let several web processes count together; called once, before they are forked and before anything is counted."""
-    if _SHARED_DIRECTORY in os.environ:
-        return
-    directory = tempfile.mkdtemp(prefix="llm-provider-metrics-")
-    atexit.register(_remove_in_its_maker, directory, os.getpid())
+    """Let several web processes count together; called once, before they are forked and before anything is counted.
+
+    Raises ConfigurationError when there is no folder for it.
+    """
+    given = os.environ.get(_SHARED_DIRECTORY)
+    try:
+        directory = given or tempfile.mkdtemp(prefix="llm-provider-metrics-")
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{_SHARED_DIRECTORY}: cannot be written to as a folder ({error.strerror})") from None
+    if not given:
+        atexit.register(_remove_in_its_maker, directory, os.getpid())
     # prometheus_client takes the directory from the environment only, and looked there when it was imported.
     os.environ[_SHARED_DIRECTORY] = directory
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
@@ -57,8 +71,8 @@ ProviderState = tuple[str, BreakerView, ProviderLoad]
 class ProviderCollector(Collector):
     """The providers as admission control sees them for all processes; nothing while it cannot be asked."""
 
-    def __init__(self, providers: Sequence[ProviderState]) -> None:
-        self._providers = [state for state in providers if state[1].state is not BreakerState.UNKNOWN]
+    def __init__(self, providers: Callable[[], Sequence[ProviderState]]) -> None:
+        self._providers = providers
 
     def collect(self) -> Iterable[Metric]:
         of_provider = ["provider"]
@@ -66,7 +80,9 @@ class ProviderCollector(Collector):
         running = GaugeMetricFamily("llm_provider_calls_running", "Limited calls that run.", labels=of_provider)
         waiting = GaugeMetricFamily("llm_provider_calls_waiting", "Requests to be called.", labels=of_provider)
         held = GaugeMetricFamily("llm_provider_models_held", "Models their vendor holds back.", labels=of_provider)
-        for name, breaker, load in self._providers:
+        for name, breaker, load in self._providers():
+            if breaker.state is BreakerState.UNKNOWN:
+                continue
             closed.add_metric([name], float(breaker.lets_all_through))
             running.add_metric([name], load.running)
             waiting.add_metric([name], load.waiting)
@@ -94,14 +110,38 @@ class LedgerCollector(Collector):
             yield CounterMetricFamily(f"llm_provider_requests_{name}", meaning, figures.totals.get(name, 0))
 
 
-def render(ledger: LedgerProtocol, providers: Sequence[ProviderState] = ()) -> bytes:
+class SharedCollector(Collector):
+    """What all web processes have counted; a file that cannot be read costs what is in it."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(file) for file in Path(os.environ[_SHARED_DIRECTORY]).glob("*.db") if _is_readable(file)]
+        merged: Iterable[Metric] = multiprocess.MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return merged
+
+
+def _is_readable(file: Path) -> bool:
+    with unharmed(f"{file.name}_not_readable"):
+        multiprocess.MultiProcessCollector.merge([str(file)])  # type: ignore[no-untyped-call]
+        return True
+    return False
+
+
+class HarmlessCollector(Collector):
+    """Whatever breaks in another one costs its own series only."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterable[Metric]:
+        with unharmed(f"{type(self._collector).__name__}_broke"):
+            return list(self._collector.collect())
+        return []
+
+
+def render(ledger: LedgerProtocol, providers: Callable[[], Sequence[ProviderState]] = tuple) -> bytes:
     """The text that Prometheus scrapes: all web processes together, the ledger, and the providers."""
     registry = CollectorRegistry()
-    if _SHARED_DIRECTORY in os.environ:
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    else:
-        registry.register(HTTP_REQUESTS)
-        registry.register(HTTP_SECONDS)
-    registry.register(LedgerCollector(ledger))
-    registry.register(ProviderCollector(providers))
+    counted = (SharedCollector(),) if _SHARED_DIRECTORY in os.environ else (HTTP_REQUESTS, HTTP_SECONDS)
+    for collector in (*counted, LedgerCollector(ledger), ProviderCollector(providers)):
+        registry.register(HarmlessCollector(collector))
     return generate_latest(registry)

@@ -19,6 +19,7 @@ from llm_provider.api.strangers import StrangerGuard
 from llm_provider.config import Settings
 from llm_provider.errors import ServiceError
 from llm_provider.ledger import LedgerProtocol
+from llm_provider.logs import unharmed
 from llm_provider.metrics import HTTP_REQUESTS, HTTP_SECONDS
 from llm_provider.model_manifest import ModelManifest
 from llm_provider.orchestrator import LLMOrchestratorImpl
@@ -72,16 +73,27 @@ def _note_start() -> None:
 
 
 def _note_end(response: Response) -> Response:
-    endpoint, seconds = request.endpoint or "unknown", time.monotonic() - g.started
+    """What only watches costs nobody an answer, which may have been paid for."""
+    with unharmed("request_not_counted"):
+        _count(response)
+    with unharmed("request_not_logged"):
+        _log(response)
+    return response
+
+
+def _count(response: Response) -> None:
+    endpoint = request.endpoint or "unknown"
     # Only known methods: a caller must not be able to make new series by inventing some.
     method = request.method if request.method in HTTPMethod.__members__ else "other"
     HTTP_REQUESTS.labels(method, endpoint, response.status_code).inc()
-    HTTP_SECONDS.labels(endpoint).observe(seconds)
-    if endpoint not in QUIET_ENDPOINTS:
+    HTTP_SECONDS.labels(endpoint).observe(time.monotonic() - g.started)
+
+
+def _log(response: Response) -> None:
+    if request.endpoint not in QUIET_ENDPOINTS:
         log.info(
             "request_answered",
-            endpoint=endpoint,
+            endpoint=request.endpoint or "unknown",
             status=response.status_code,
-            milliseconds=round(seconds * 1000),
+            milliseconds=round((time.monotonic() - g.started) * 1000),
         )
-    return response

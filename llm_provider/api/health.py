@@ -7,6 +7,7 @@ from flask import Blueprint, Response, jsonify
 from llm_provider import metrics
 from llm_provider.errors import LedgerUnavailable
 from llm_provider.ledger import LedgerProtocol
+from llm_provider.metrics import ProviderState
 from llm_provider.provider_caller import ProviderCaller
 
 
@@ -34,6 +35,8 @@ class HealthViews:
         return jsonify(status="ok", ledger="ok")
 
     def metrics(self) -> Response:
+        return Response(metrics.render(self._ledger, self._states), mimetype="text/plain; version=0.0.4")
+
+    def _states(self) -> list[ProviderState]:
         caller = self._caller
-        states = [(p.name, caller.breaker(p), caller.load(p)) for p in caller.all() if p.is_configured()]
-        return Response(metrics.render(self._ledger, states), mimetype="text/plain; version=0.0.4")
+        return [(p.name, caller.breaker(p), caller.load(p)) for p in caller.all() if p.is_configured()]

@@ -39,7 +39,7 @@ def comparison(**fields: Any) -> dict[str, Any]:
 class WebProcess:
     """gunicorn and its children; `stop` ends them and nothing else."""
 
-    def __init__(self, directory: Path, settings: dict[str, str]) -> None:
+    def __init__(self, directory: Path, settings: dict[str, str], stderr: int = subprocess.STDOUT) -> None:
         self._port = free_port()
         self.log = directory / f"web-{self._port}.log"
         with self.log.open("wb") as log:
@@ -48,7 +48,7 @@ class WebProcess:
                 cwd=ROOT,
                 env=environment(settings | {"HOST": HOST, "PORT": str(self._port)}),
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=stderr,
                 start_new_session=True,
             )
         # One client for all: making one costs more time than some tests allow.

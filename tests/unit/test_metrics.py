@@ -37,7 +37,7 @@ def test_every_provider_tells_how_it_stands() -> None:
         ("google", BreakerView(), ProviderLoad()),
         ("anthropic", BreakerView(BreakerState.UNKNOWN), ProviderLoad()),
     ]
-    text = metrics.render(MemoryLedger(ledger_timing(Settings())), states).decode()
+    text = metrics.render(MemoryLedger(ledger_timing(Settings())), lambda: states).decode()
 
     for name, openai, google in (
         ("circuit_closed", 0, 1),
