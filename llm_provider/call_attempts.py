@@ -95,6 +95,7 @@ class CallAttempts:
         seconds_left: float,
         progress: CallProgress | None,
         sleep: Callable[[float], None],
+        is_gone: Callable[[], bool] | None = None,
     ) -> None:
         self._provider = provider
         self._gate = gatekeeper
@@ -113,6 +114,7 @@ class CallAttempts:
         # Of the calls that a limit of the vendor's turned away: whether it did so because they were too many.
         self._others_are_granted = False
         self._sleep = sleep
+        self._is_gone = is_gone or (lambda: False)
         self._target = target_of(request)
 
     def run(self) -> Outcome:
@@ -127,6 +129,8 @@ class CallAttempts:
                 if wait + error.response_time_ms / 1000 >= self._seconds_left():
                     raise
                 self._pause(wait, error, is_long=self._makes_run_long(wait))
+                if self._is_gone():
+                    raise
 
     def _makes_run_long(self, wait: float) -> bool:
         """Whether this claim would have held its thread for long by then; a synchronous call has another bound."""
@@ -136,7 +140,7 @@ class CallAttempts:
         try:
             timed = self._call(self._prompt())
         except InvalidVerdict as error:
-            if not self._policy.repair_invalid_answers:
+            if not self._policy.repair_invalid_answers or self._is_gone():
                 raise
             timed = self._repaired(error)
         return outcomes.completed(

@@ -11,7 +11,7 @@ import structlog
 from contracts.enums import LLMProviderType
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides, is_blank
 from llm_provider.callbacks import build_response
-from llm_provider.errors import LedgerUnavailable, NotAdmitted, RequestRejected
+from llm_provider.errors import ComparisonError, LedgerUnavailable, NotAdmitted, RequestRejected
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import Acceptance, LedgerProtocol
 from llm_provider.outcomes import with_notes_apart
@@ -24,13 +24,18 @@ from llm_provider.sync_threads import SyncThreads
 log = structlog.get_logger(__name__)
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class RequestContext:
-    """What comes with a request beside its body."""
+    """What comes with a request beside its body, and whether its caller is gone, who may hang up at any time."""
 
     correlation_id: UUID
     trace_context: TraceContext | None = None
     prefers_async: bool = False
+    is_gone: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class LLMOrchestratorImpl:
         self._caller.check_prompt(stored, texts)
         end = time.monotonic() + stored.deadline_seconds
         if self._may_answer_now(request, context, provider):
-            answer = self._answer_now(stored, texts, end)
+            answer = self._answer_now(stored, texts, end, context.is_gone)
             if isinstance(answer, LLMComparisonResponse):
                 return answer
             progress = answer
@@ -127,7 +132,7 @@ class LLMOrchestratorImpl:
         return wants_it and self._policy.sync_responses and self._caller.is_available(provider)
 
     def _answer_now(
-        self, stored: QueuedRequest, texts: ComparisonTexts, end: float
+        self, stored: QueuedRequest, texts: ComparisonTexts, end: float, is_gone: Callable[[], bool]
     ) -> LLMComparisonResponse | CallProgress:
         """The answer; or, when nothing was sent because its turn comes late, what the request brings to the queue.
 
@@ -137,10 +142,18 @@ class LLMOrchestratorImpl:
             if not is_free:
                 return CallProgress()
             try:
-                outcome = self._caller.compare(stored, texts, end - time.monotonic())
-                return build_response(stored, with_notes_apart(outcome, stored))
+                outcome = self._caller.compare(stored, texts, end - time.monotonic(), is_gone=is_gone)
             except NotAdmitted as late:
+                if is_gone():
+                    # Nobody would poll for it.
+                    self._caller.leave(stored)
+                    raise
                 return CallProgress(has_turn=late.has_turn, is_late=late.is_late)
+            except ComparisonError as error:
+                _note_waste(stored, error.cost_usd, is_wasted=error.cost_usd > 0 and is_gone())
+                raise
+            _note_waste(stored, outcome.cost_estimate, is_wasted=is_gone())
+            return build_response(stored, with_notes_apart(outcome, stored))
 
     def _queue_request(
         self, queued: QueuedRequest, texts: ComparisonTexts, progress: CallProgress, end: float
@@ -179,6 +192,11 @@ class LLMOrchestratorImpl:
             deadline_seconds=request.deadline_seconds or self._policy.deadline_seconds,
             trace_context=context.trace_context,
         )
+
+
+def _note_waste(stored: QueuedRequest, cost: float, *, is_wasted: bool) -> None:
+    if is_wasted:
+        log.warning("answer_paid_for_nobody", provider=stored.provider, model=stored.model, cost_usd=cost)
 
 
 def _texts(request: LLMComparisonRequest) -> ComparisonTexts:

@@ -99,11 +99,13 @@ class ProviderCaller:
         seconds_left: float = math.inf,
         *,
         progress: CallProgress | None = None,
+        is_gone: Callable[[], bool] | None = None,
     ) -> Outcome:
         """Get a verdict within the time left, calling again where that helps.
 
         With `progress` the request can come back: raises CallLater when its next call has to wait for longer than a
         thread should. Raises a ComparisonError when there is no verdict; NotAdmitted when nothing was sent.
+        Once its caller `is_gone` no further call is made: it ends with what the last one brought.
         """
         provider = self._providers.get(request.provider)
         if provider is None or not provider.is_configured():
@@ -118,6 +120,7 @@ class ProviderCaller:
             seconds_left=seconds_left,
             progress=progress,
             sleep=self._sleep,
+            is_gone=is_gone,
         ).run()
 
     def try_out(self, provider: LLMProviderProtocol, texts: ComparisonTexts) -> tuple[ProviderAnswer, int]:

@@ -1,6 +1,7 @@
 """POST /comparison, GET /status and /results: contract.md section 3."""
 
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -13,6 +14,7 @@ from contracts.enums import CallbackStatus, QueueStatus
 from contracts.errors import ErrorCode
 from llm_provider.api import correlation
 from llm_provider.api.bodies import read_json, refuse_ambiguous
+from llm_provider.api.callers import has_hung_up
 from llm_provider.api.problems import invalid_body, problem, spent_on
 from llm_provider.api_models import LLMComparisonRequest, LLMQueuedResponse, LLMQueueStatusResponse
 from llm_provider.callbacks import build_response
@@ -144,6 +146,7 @@ def _context() -> RequestContext:
         correlation_id=correlation.current(),
         trace_context=parse_trace_context(headers.get("traceparent"), headers.get("tracestate")),
         prefers_async=_prefers_async(headers.get("Prefer", "")),
+        is_gone=partial(has_hung_up, request.environ.get("gunicorn.socket")),
     )
 
 

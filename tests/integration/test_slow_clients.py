@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from scripts.local_servers import RedisServer
+from scripts.local_servers import RedisServer, wait_until
+from tests.integration.openai_server import Behaviour, OpenAIServer
 from tests.integration.web_process import WebProcess, comparison
 
 SLOW = 80
@@ -256,3 +257,21 @@ def test_a_shutdown_waits_for_no_half_request(redis: RedisServer, tmp_path: Path
             assert (answers(silent), [status for status, _, _ in answers(half)]) == ([], [408])
     finally:
         ending.stop()
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_who_hangs_up_costs_one_call_at_most(redis: RedisServer, tmp_path: Path, status: int) -> None:
+    """An answer that nobody takes is told; one that failed is not asked for again."""
+    with OpenAIServer(Behaviour(latency_ms=1500, status=status)) as vendor:
+        settings = {"OPENAI_API_KEY": "sk-local", "OPENAI_BASE_URL": vendor.base_url}
+        waiting = started(redis, tmp_path, PROVIDER_RETRY_SECONDS="0.1,0.1", **settings)
+        try:
+            body = json.dumps(comparison(llm_config_overrides={"provider_override": "openai"})).encode()
+            with connected(waiting) as client:
+                client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                assert wait_until(lambda: vendor.stats()["total"] == 1, 20)
+            assert wait_until(lambda: "request_answered" in waiting.log.read_text(), 20)
+        finally:
+            waiting.stop()
+        assert vendor.stats()["total"] == 1
+        assert ("answer_paid_for_nobody" in waiting.log.read_text()) is (status == 200)

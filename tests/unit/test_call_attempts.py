@@ -818,3 +818,14 @@ def test_a_breaker_decides_about_availability() -> None:
 
     assert available == [True, False, False, True]
     assert caller.caller.is_available(caller.provider)
+
+
+@pytest.mark.parametrize("first", [ProviderOverloaded("Not now."), InvalidVerdict("No winner.")])
+def test_for_a_caller_who_has_hung_up_no_further_call_is_made(first: ProviderError) -> None:
+    """Neither another try nor a repair, whose answers nobody would read."""
+    caller = Caller(repair_invalid_answers=True)
+    caller.provider.before = [first]
+    with pytest.raises(type(first)):
+        caller.caller.compare(caller.request, some_texts(), 3600, is_gone=lambda: True)
+
+    assert caller.calls == 1

@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 
 from contracts.enums import LLMProviderType
 from llm_provider.admission import Admission, BreakerView, Obstacle
 from llm_provider.api_models import LLMComparisonRequest, LLMComparisonResponse, LLMConfigOverrides
-from llm_provider.errors import LedgerUnavailable, ProviderNotConfigured, ProviderOverloaded, RequestRejected
+from llm_provider.errors import (
+    LedgerUnavailable,
+    NotAdmitted,
+    ProviderNotConfigured,
+    ProviderOverloaded,
+    RequestRejected,
+)
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.internal_models import CallProgress
 from llm_provider.ledger import LedgerProtocol
@@ -275,3 +282,22 @@ def test_what_went_before_a_synchronous_call_is_no_time_of_its(
     orchestrator.perform_comparison(request().model_copy(update={"deadline_seconds": 2.5}), context())
 
     assert 0 < service.provider.timeouts[0] <= 2.2
+
+
+def test_an_answer_for_a_caller_who_has_hung_up_is_told(orchestrator: LLMOrchestratorImpl) -> None:
+    """What it cost, and to whom it was paid."""
+    with structlog.testing.capture_logs() as lines:
+        orchestrator.perform_comparison(request(), context(is_gone=lambda: True))
+        orchestrator.perform_comparison(request(), context())
+
+    (told,) = [line for line in lines if line["event"] == "answer_paid_for_nobody"]
+    assert (told["provider"], told["model"], told["cost_usd"]) == ("openai", "scripted-1", 0.0021)
+
+
+def test_for_a_caller_who_has_hung_up_nothing_is_queued(orchestrator: LLMOrchestratorImpl, service: Service) -> None:
+    """Its turn would come later, and nobody knows the queue id."""
+    service.admission.answers = [Admission(Obstacle.RATE_LIMIT, wait_seconds=30)]
+    with pytest.raises(NotAdmitted):
+        orchestrator.perform_comparison(request(), context(is_gone=lambda: True))
+
+    assert service.ledger.figures().open == 0
