@@ -17,7 +17,7 @@ from scripts.storms.fleet import Fleet, StormOver
 from scripts.storms.provider import CUT, HANG, INVALID, OK
 from scripts.storms.redis_part import RedisPart
 from scripts.storms.schedule import Fault, FaultKind
-from scripts.storms.slow_clients import SlowClients, ask_health
+from scripts.storms.slow_clients import HEALTH_SECONDS, SlowClients, ask_health
 
 WEB, PROVIDER = "web", "provider"
 GRACE_SECONDS = 60.0  # What a process may take to end after SIGTERM: its calls, and a delivery, are bounded.
@@ -167,7 +167,7 @@ class Breaker:
         with SlowClients(port):
             while time.monotonic() < until and not self.stopped.wait(HEALTH_PAUSE_SECONDS):
                 took = ask_health(port)
-                slowest = max(slowest, took or 0.0)
+                slowest = max(slowest, HEALTH_SECONDS if took is None else took)
                 if took is None:
                     self.records.silences.append(time.monotonic())
         return f"/healthz took {slowest:.2f} s at most"
