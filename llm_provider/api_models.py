@@ -63,7 +63,7 @@ def _refuse_what_json_cannot_say(value: object, depth: int) -> None:
 class LLMConfigOverrides(BaseModel):
     """What a caller may choose instead of the defaults; null leaves the default."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
 
     provider_override: LLMProviderType | None = None
     model_override: Annotated[str, Field(min_length=1, max_length=200)] | None = None

@@ -107,7 +107,7 @@ def _limits(vendor: VendorSettings) -> str:
 
 @commands.group("dead-letters")
 def dead_letters() -> None:
-    """Events that Kafka refuses, and requests that killed their workers; kept until somebody decides."""
+    """What Kafka refuses, what killed its workers, and what cannot be read; kept until somebody decides."""
 
 
 @dead_letters.command("list")
@@ -123,9 +123,10 @@ def list_letters(parts: OperatorParts, limit: int) -> None:
 
 
 def _line(letter: DeadLetter) -> str:
-    when, topic = letter.buried.isoformat(timespec="seconds"), letter.request.callback_topic or "(polled)"
+    when = letter.buried.isoformat(timespec="seconds")
+    topic = (letter.request.callback_topic or "(polled)") if letter.request else "(unknown)"
     counts = f"{letter.attempts} attempts, {letter.lapses} deaths"
-    return f"{when}  {letter.request.queue_id}  {topic}  {counts}  {letter.reason}"
+    return f"{when}  {letter.queue_id}  {topic}  {counts}  {letter.reason}"
 
 
 @dead_letters.command()
@@ -137,10 +138,11 @@ def show(parts: OperatorParts, queue_id: str) -> None:
 
 
 def _described(letter: DeadLetter) -> dict[str, Any]:
-    event = build_callback(letter.request, letter.outcome) if letter.outcome else None
+    request, outcome = letter.request, letter.outcome
+    event = build_callback(request, outcome) if request and outcome else None
     return {
-        "queue_id": letter.request.queue_id,
-        "callback_topic": letter.request.callback_topic,
+        "queue_id": letter.queue_id,
+        "callback_topic": request and request.callback_topic,
         "reason": letter.reason,
         "buried_at": letter.buried.isoformat(),
         "refused_since": letter.refused_since and letter.refused_since.isoformat(),
@@ -154,7 +156,7 @@ def _described(letter: DeadLetter) -> dict[str, Any]:
 @click.argument("queue_id")
 @click.pass_obj
 def replay(parts: OperatorParts, queue_id: str) -> None:
-    """Publish the identical event again; a worker does it within seconds."""
+    """Publish the identical event again, or go on with a record that is repaired; a worker does it within seconds."""
     _found(parts.ledger, queue_id)
     _reopened(parts.ledger, queue_id)
 
@@ -197,7 +199,7 @@ def _found(ledger: DeadLettersProtocol, queue_id: str) -> DeadLetter:
 def _reopened(ledger: DeadLettersProtocol, queue_id: str) -> None:
     if not ledger.reopen(queue_id):
         raise click.ClickException(f"{queue_id} is still being worked on or delivered; nothing to do.")
-    click.echo(f"{queue_id} will be published again by a worker.")
+    click.echo(f"{queue_id} is taken up again by a worker.")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from llm_provider.background import PeriodicThread
-from llm_provider.errors import ServiceError
+from llm_provider.errors import RecordUnreadable, ServiceError
 from llm_provider.ledger import Action, Due
 from llm_provider.logs import log_defect
 from llm_provider.protocols import OutcomeDelivererProtocol
@@ -65,8 +65,12 @@ class Courier:
         try:
             if due.action is Action.EXPIRE:
                 self._deliverer.expire(due.queue_id)
+            elif due.action is Action.GIVE_UP:
+                self._deliverer.give_up(due.queue_id)
             else:
                 self._deliverer.deliver_due(due.queue_id)
+        except RecordUnreadable as error:
+            log.error("record_not_settled", queue_id=due.queue_id, reason=error.reason)
         except ServiceError:
             raise
         except Exception as error:

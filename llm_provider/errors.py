@@ -9,6 +9,7 @@
     │   ├── QueueFull
     │   └── ThreadsBusy
     ├── AdmissionUnavailable       breakers and limits cannot be asked; calls go on without
+    ├── RecordUnreadable           what the ledger holds of a request is damaged, or a newer version's
     ├── ComparisonError            an accepted comparison that ends without a verdict
     │   ├── ProviderError          what the vendor did
     │   │   ├── ProviderTimeout
@@ -35,6 +36,7 @@
     │   ├── ProviderMissing
     │   ├── RequestExpired
     │   ├── RequestPoisoned
+    │   ├── RequestDamaged
     │   ├── RequestRevoked
     │   └── UnexpectedError
     ├── PublishError               an event that is not (known to be) on its topic
@@ -119,6 +121,19 @@ class LedgerUnavailable(NotAcceptedNow):
 
 class AdmissionUnavailable(ServiceError):
     """Breakers and limits cannot be asked; calls go on without them."""
+
+
+class RecordUnreadable(ServiceError):
+    """A request's record cannot be read here; `reason` says why and quotes nothing of it."""
+
+    error_code = ErrorCode.PROCESSING_ERROR
+    http_status = 503
+    is_retryable = True
+
+    def __init__(self, reason: str, *, is_newer: bool = False) -> None:
+        super().__init__(f"The record of this request cannot be read here: {reason}.")
+        self.reason = reason
+        self.is_newer = is_newer
 
 
 class QueueFull(NotAcceptedNow):
@@ -327,6 +342,10 @@ class RequestExpired(ComparisonError):
 
 class RequestPoisoned(ComparisonError):
     """Every worker that took the request died of it."""
+
+
+class RequestDamaged(ComparisonError):
+    """The record of the request was damaged, so that it cannot be processed any more."""
 
 
 class RequestRevoked(ComparisonError):

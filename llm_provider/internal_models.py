@@ -21,7 +21,7 @@ E = TypeVar("E", bound=ComparisonError)
 class ComparisonTexts(BaseModel):
     """The confidential part of a request: it is stored apart, leaves Redis with the outcome, is never logged."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     user_prompt: str = Field(repr=False)
     essay_a: str = Field(repr=False)
@@ -60,7 +60,7 @@ class ProviderCall(BaseModel):
 class Bill(BaseModel):
     """What calls have cost, in tokens as the vendor counted them and in US dollars."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     token_usage: TokenUsage = TokenUsage()
     cost_usd: Annotated[float, Field(ge=0.0)] = 0.0
@@ -86,7 +86,7 @@ class Bill(BaseModel):
 class FailedCall(BaseModel):
     """What is to be told of a call that gave no verdict, should it have been the last one."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     # The name of its class in errors.py, to which code and retryability belong.
     kind: str
@@ -125,7 +125,7 @@ class CallProgress(BaseModel):
     Stored without a version: a new field here, or in its parts, has a default, and older code passes it over.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     # Calls that have failed so far, but for those turned away while the vendor granted others, which are counted apart.
     failures: Annotated[int, Field(ge=0)] = 0

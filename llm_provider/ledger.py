@@ -29,6 +29,7 @@ class ClaimState(StrEnum):
     CLAIMED = "claimed"  # It is yours: call the provider.
     EXPIRED = "expired"  # Its deadline has passed: decide that.
     POISONED = "poisoned"  # Its workers died again and again: decide that.
+    DAMAGED = "damaged"  # Its record cannot be read as a whole: decide that.
     DECIDED = "decided"  # It has an outcome that is due for delivery: deliver it.
     LEFT = "left"  # Somebody else works on it, or nothing is left to do: leave quietly.
 
@@ -83,6 +84,7 @@ class Action(StrEnum):
     DISPATCH = "dispatch"
     DELIVER = "deliver"
     EXPIRE = "expire"
+    GIVE_UP = "give_up"
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class LedgerFigures:
     waiting: int
     dead: int
     totals: Mapping[str, int]
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -235,15 +238,17 @@ class StoredRequest:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """An event that nobody could publish, or a request that killed its workers; kept until an operator decides."""
+    """An event that nobody could publish, a request that killed its workers, or a record that cannot be read; kept
+    until an operator decides. `request` and `outcome` are None where they cannot be read."""
 
-    request: QueuedRequest
-    outcome: Outcome | None
+    queue_id: str
     reason: str
     buried: datetime
-    refused_since: datetime | None
-    attempts: int
-    lapses: int
+    request: QueuedRequest | None = None
+    outcome: Outcome | None = None
+    refused_since: datetime | None = None
+    attempts: int = 0
+    lapses: int = 0
 
 
 class DeadLettersProtocol(Protocol):
@@ -256,7 +261,10 @@ class DeadLettersProtocol(Protocol):
     def dead_letter(self, queue_id: str) -> DeadLetter | None: ...
 
     def reopen(self, queue_id: str) -> bool:
-        """Let a sweeper publish the stored event once more, the identical one; False when there is none."""
+        """Let a sweeper publish the stored event once more, the identical one; False when there is none.
+
+        A record that was quarantined, and is repaired now, goes on where it was.
+        """
         ...
 
     def drop(self, queue_id: str) -> bool:

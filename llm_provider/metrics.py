@@ -34,6 +34,7 @@ TOTALS = {
     "published": "Events acknowledged by Kafka, one a request.",
     "stored": "Results stored for polling.",
     "dropped": "Events that an operator gave up.",
+    "lost": "Requests whose record had gone before they were delivered.",
     "retracted": "Requests taken back, since their acceptance could not be answered in time.",
 }
 
@@ -106,6 +107,7 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily("llm_provider_requests_open", "Accepted and not yet delivered.", figures.open)
         yield GaugeMetricFamily("llm_provider_requests_waiting", "Accepted and not yet claimed.", figures.waiting)
         yield GaugeMetricFamily("llm_provider_dead_letters", "Dead letters that wait for an operator.", figures.dead)
+        yield GaugeMetricFamily("llm_provider_records_quarantined", "Records that cannot be read.", figures.quarantined)
         for name, meaning in TOTALS.items():
             yield CounterMetricFamily(f"llm_provider_requests_{name}", meaning, figures.totals.get(name, 0))
 

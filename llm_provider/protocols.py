@@ -143,6 +143,10 @@ class OutcomeDelivererProtocol(Protocol):
         """Deliver the stored outcome; what cannot be delivered now is postponed, not raised."""
         ...
 
+    def give_up(self, queue_id: str) -> None:
+        """Tell the caller of a damaged record that it ends, where that can be read."""
+        ...
+
     def expire(self, queue_id: str) -> None:
         """Decide that the deadline has passed, unless something else is decided, and deliver that."""
         ...

@@ -27,7 +27,7 @@ OUTCOME_SCHEMA_VERSION = 2
 class TraceContext(BaseModel):
     """W3C trace context of the request that was accepted."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     traceparent: str
     tracestate: str | None = None
@@ -40,9 +40,9 @@ class TraceContext(BaseModel):
 class QueuedRequest(BaseModel):
     """An accepted request without its texts, which are stored beside it so that they can go first."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    schema_version: int = REQUEST_SCHEMA_VERSION
+    schema_version: Annotated[int, Field(le=REQUEST_SCHEMA_VERSION)] = REQUEST_SCHEMA_VERSION
     queue_id: str
     correlation_id: UUID
     callback_topic: str | None
@@ -75,7 +75,7 @@ class OutcomeKind(StrEnum):
 class OutcomeError(BaseModel):
     """Why there is no verdict; the message is ours, the details are plain values."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     error_code: ErrorCode
     message: str
@@ -86,7 +86,7 @@ class OutcomeError(BaseModel):
 class OutcomeVerdict(BaseModel):
     """The verdict as it goes on the wire; confidence is 1..5."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     winner: EssayWinner
     justification: str
@@ -96,7 +96,7 @@ class OutcomeVerdict(BaseModel):
 class Outcome(BaseModel):
     """Everything an answer is made of, fixed before the first attempt to deliver it; one of verdict and error."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     # A newer one is left to a newer worker: here its event would lack what that version brought.
     schema_version: Annotated[int, Field(le=OUTCOME_SCHEMA_VERSION)] = OUTCOME_SCHEMA_VERSION

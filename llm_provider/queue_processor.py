@@ -14,6 +14,7 @@ from llm_provider.errors import (
     ComparisonError,
     LedgerUnavailable,
     PublishError,
+    RequestDamaged,
     RequestExpired,
     RequestPoisoned,
     RequestRevoked,
@@ -38,6 +39,7 @@ T = TypeVar("T")
 COMMIT_RETRY_SECONDS = 0.5
 # As long as a failover takes.
 CLAIM_TRIES = 20
+DAMAGED_MESSAGE = "The request was given up: its record is damaged."
 POISONED_MESSAGE = "The request was given up: every worker that took it died."
 
 
@@ -90,6 +92,8 @@ class QueueProcessorImpl:
             # Noted first: a crash in between leaves a dead letter too many, never one too few.
             self._ledger.note_poisoned(queue_id, POISONED_MESSAGE)
             return self._abandon(claim.request, RequestPoisoned(POISONED_MESSAGE), claim)
+        if claim.state is ClaimState.DAMAGED:
+            return self._abandon(claim.request, RequestDamaged(DAMAGED_MESSAGE), claim)
         return Decision(claim.request, claim.outcome) if claim.outcome else None
 
     def _claim(self, queue_id: str, holder: str) -> Claim:
@@ -186,6 +190,12 @@ class QueueProcessorImpl:
             log.info("request_expired", queue_id=queue_id)
             self._deliver(decision, self._gate.may_probe)
 
+    def give_up(self, queue_id: str) -> None:
+        """OutcomeDelivererProtocol: where its caller can be told, nobody waits for ever."""
+        decision = self._give_up(queue_id, RequestDamaged(DAMAGED_MESSAGE))
+        if decision:
+            self._deliver(decision, self._gate.may_probe)
+
     def revoke(self, queue_id: str) -> None:
         """An operator revoked the task: workers will discard every message of it, so it ends here.
 
@@ -195,7 +205,8 @@ class QueueProcessorImpl:
             self._ledger.postpone(queue_id, attempted=False)
 
     def _give_up(self, queue_id: str, error: ComparisonError) -> Decision | None:
-        progress, view = self._ledger.pending(queue_id), self._ledger.view(queue_id)
+        progress = self._ledger.pending(queue_id)
+        view = None if progress is None else self._ledger.view(queue_id)
         if progress is None or view is None:
             return None
         outcome = outcomes.abandoned(queue_id, error, progress, at=view.request.ended_now())

@@ -4,7 +4,7 @@ from typing import Any
 
 from celery import Task
 
-from llm_provider.errors import ComparisonError, LedgerUnavailable
+from llm_provider.errors import ComparisonError, LedgerUnavailable, RecordUnreadable
 from llm_provider.ledger import Decision
 from llm_provider.queue_models import TASK_NAME
 from llm_provider.worker import WorkerRuntime
@@ -29,7 +29,7 @@ class ProcessComparison(Task):  # type: ignore[misc] # Celery ships no types.
     name = TASK_NAME
     ignore_result = True
     # Expected: told in one line, without a traceback.
-    throws = (ComparisonFailed, LedgerUnavailable)
+    throws = (ComparisonFailed, LedgerUnavailable, RecordUnreadable)
 
     def __init__(self, runtime: WorkerRuntime) -> None:
         self._runtime = runtime

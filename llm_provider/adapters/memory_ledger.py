@@ -300,6 +300,7 @@ class MemoryLedger:
             if record is None or record.buried is None:
                 return None
             return DeadLetter(
+                queue_id=queue_id,
                 request=record.request,
                 outcome=record.outcome,
                 reason=record.reason,

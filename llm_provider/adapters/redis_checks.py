@@ -27,7 +27,7 @@ ZREMRANGEBYSCORE @ 0 1 | DEL @ | TIME | WATCH @ | UNWATCH | MULTI | EXEC | SCRIP
 EVALSHA 0 0 | EVAL return 0 | PUBLISH &.celery.pidbox _ | PUBLISH &.celeryev/worker.heartbeat _
 PUBLISH @celery-task-meta- _ | PSUBSCRIBE &.celery.pidbox | PSUBSCRIBE &.celeryev/worker.*
 EXISTS @request: | EXISTS @ledger: | EXISTS @admission: | EXISTS @celery-task-meta- | EXISTS @_kombu.binding.
-EXISTS @unacked | EXISTS @comparisons | EXISTS @delimiter-secret
+EXISTS @unacked | EXISTS @comparisons | EXISTS @delimiter-secret | EXISTS @over:
 """
 # Without them nobody notes that the memory is nearly full, and flower sees no events.
 DISPENSABLE = "INFO memory | PSUBSCRIBE &.celeryev/*"

@@ -31,6 +31,8 @@ def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = 
     pool = ConnectionPool(
         **options,
         decode_responses=True,
+        # Bytes that are no text make one value unreadable, not every answer that it is a part of.
+        encoding_errors="surrogateescape",
         socket_timeout=timeout_seconds,
         socket_connect_timeout=timeout_seconds,
         # One for each thread that asks; redis-py's own default of 100 fails the thread after that.

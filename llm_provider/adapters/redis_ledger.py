@@ -1,18 +1,20 @@
 """The ledger in Redis: one hash per request, two indexes, and a Lua script for each step (lua/*.lua)."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import structlog
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from llm_provider.adapters.redis_client import CLOCK_KEY, load_scripts
 from llm_provider.adapters.redis_connection import NotServing
 from llm_provider.adapters.redis_safety import SafeSteps, Safety, TooFewCopies
-from llm_provider.errors import LedgerUnavailable, QueueFull
+from llm_provider.adapters.stored_records import damage, read, read_or_none
+from llm_provider.errors import LedgerUnavailable, QueueFull, RecordUnreadable, ServiceError
 from llm_provider.internal_models import CallProgress, ComparisonTexts
 from llm_provider.ledger import (
     NO_PROGRESS,
@@ -32,6 +34,8 @@ from llm_provider.ledger import (
 )
 from llm_provider.queue_models import Outcome, OutcomeKind, QueuedRequest
 
+log = structlog.get_logger(__name__)
+
 _SCRIPTS = Path(__file__).parent / "lua"
 
 # What accept.lua answers beside 1, accepted.
@@ -40,6 +44,15 @@ MEMORY_NOTE_SECONDS = 5
 # Longer than a command may lie in a socket's buffer.
 TAKEN_BACK_SECONDS = 600
 _ACKNOWLEDGED_BY_REDIS = Safety()
+
+
+# A worker that cannot read a newer version's record leaves it alone for that long, then ever longer.
+FIRST_LOOK_SECONDS = 1.0
+
+
+class _Undecided(NamedTuple):
+    request: QueuedRequest
+    progress: CallProgress
 
 
 class RedisLedger:
@@ -54,6 +67,8 @@ class RedisLedger:
         self._client = client
         self._prefix = prefix
         self._timing = timing
+        # Reasons for which this process has left records to a newer one: told once.
+        self._told: set[str] = set()
         self._scripts = load_scripts(client, _SCRIPTS, {"CLOCK": prefix + CLOCK_KEY})
         self._safe = SafeSteps(client, safety, self._key("fence"))
 
@@ -116,6 +131,22 @@ class RedisLedger:
         return bool(self._run("retract", keys, queue_id, _ms(TAKEN_BACK_SECONDS)))
 
     def claim(self, queue_id: str, holder: str) -> Claim:
+        try:
+            return self._asked_for(queue_id, holder)
+        except RecordUnreadable as error:
+            self._set_aside(queue_id, error, holder)
+            return Claim(ClaimState.LEFT) if error.is_newer else self._damaged(queue_id)
+
+    def _damaged(self, queue_id: str) -> Claim:
+        try:
+            undecided = self._undecided(queue_id)
+        except RecordUnreadable:
+            undecided = None
+        if undecided is None:
+            return Claim(ClaimState.LEFT)
+        return Claim(ClaimState.DAMAGED, undecided.request, progress=undecided.progress)
+
+    def _asked_for(self, queue_id: str, holder: str) -> Claim:
         timing = self._timing
         names = ("open", "waiting", "sweep", "suspects", "totals", "suspects-allowed", "suspects-next")
         state, *stored = self._run_safely(
@@ -159,7 +190,7 @@ class RedisLedger:
     def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
         verdict, *stored = self._run_safely(
             "commit",
-            [self._record(queue_id), *map(self._key, ("open", "waiting", "pace", "totals"))],
+            [self._record(queue_id), *map(self._key, ("open", "waiting", "pace", "totals", "quarantine"))],
             queue_id,
             outcome.model_dump_json(),
             outcome.kind,
@@ -167,27 +198,61 @@ class RedisLedger:
         )
         if verdict == "gone":
             return None
-        request = QueuedRequest.model_validate_json(stored[0])
-        if verdict == "stored":
-            return Decision(request, outcome)
-        return Decision(request, Outcome.model_validate_json(stored[1]), mine=False)
+        try:
+            request = read(QueuedRequest, stored[0], "request")
+            if verdict == "stored":
+                return Decision(request, outcome)
+            return Decision(request, read(Outcome, stored[1], "outcome"), mine=False)
+        except RecordUnreadable as error:
+            self._set_aside(queue_id, error)
+            return None
 
     def decided(self, queue_id: str) -> Decision | None:
-        # What is read here is published: another process may have stored it, and not waited for its copies yet.
         try:
-            stored = self._safe.execute("HMGET", self._record(queue_id), "state", "request", "outcome")
+            state, request, outcome = self._fields_to_publish(queue_id)
+            if state != "decided":
+                return None
+            return Decision(read(QueuedRequest, request, "request"), read(Outcome, outcome, "outcome"))
+        except RecordUnreadable as error:
+            self._set_aside(queue_id, error)
+            return None
+
+    def _fields_to_publish(self, queue_id: str) -> Any:
+        # Another process may have stored it, and not waited for its copies yet.
+        try:
+            return self._safe.execute("HMGET", self._record(queue_id), "state", "request", "outcome")
         except RedisError as error:
             raise _unavailable(error) from error
-        state, request, outcome = stored
-        if state != "decided" or request is None or outcome is None:
-            return None
-        return Decision(QueuedRequest.model_validate_json(request), Outcome.model_validate_json(outcome))
 
     def pending(self, queue_id: str) -> CallProgress | None:
-        state, outcome, progress = self._fields(queue_id, "state", "outcome", "progress")
-        if state is None or outcome is not None or state == "delivered":
+        try:
+            undecided = self._undecided(queue_id)
+        except RecordUnreadable as error:
+            self._set_aside(queue_id, error)
             return None
-        return _progress(progress)
+        return undecided and undecided.progress
+
+    def _undecided(self, queue_id: str) -> _Undecided | None:
+        """What tells the caller of a request that it ends without a verdict; None when it has an outcome."""
+        state, outcome, stored, progress = self._fields(queue_id, "state", "outcome", "request", "progress")
+        if outcome is not None or state == "delivered" or (state is None and stored is None):
+            return None
+        request = read(QueuedRequest, stored, "request")
+        return _Undecided(request, read_or_none(CallProgress, progress) or NO_PROGRESS)
+
+    def _set_aside(self, queue_id: str, error: RecordUnreadable, holder: str = "") -> None:
+        """Keep a damaged record out of everybody's way; leave a newer version's to a newer worker."""
+        keys = [self._record(queue_id), *map(self._key, ("open", "waiting", "quarantine"))]
+        if error.is_newer:
+            waits = _ms(FIRST_LOOK_SECONDS), _ms(self._timing.longest_redispatch)
+            is_new = self._run("leave_to_newer", keys, queue_id, holder, *waits, error.reason)
+            if error.reason not in self._told:
+                self._told.add(error.reason)
+                log.warning("records_left_to_newer_worker", reason=error.reason)
+        else:
+            is_new = self._run("quarantine", keys, queue_id, error.reason)
+        if is_new:
+            log.error("record_quarantined", queue_id=queue_id, reason=error.reason)
 
     def _fields(self, queue_id: str, *names: str) -> list[Any]:
         try:
@@ -231,44 +296,52 @@ class RedisLedger:
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         try:
-            ids = self._client.zrange(self._key("dead"), 0, limit - 1)
+            lists = [self._client.zrange(self._key(name), 0, limit - 1) for name in ("quarantine", "dead")]
         except RedisError as error:
             raise _unavailable(error) from error
-        return [letter for queue_id in ids if (letter := self.dead_letter(str(queue_id)))]
+        return [letter for ids in lists for queue_id in ids if (letter := self.dead_letter(str(queue_id)))][:limit]
 
     def dead_letter(self, queue_id: str) -> DeadLetter | None:
         try:
-            if self._client.zscore(self._key("dead"), queue_id) is None:
-                return None
+            since, aside_since = (self._client.zscore(self._key(name), queue_id) for name in ("dead", "quarantine"))
         except RedisError as error:
             raise _unavailable(error) from error
-        names = ("request", "outcome", "reason", "buried", "refused", "attempts", "lapses")
-        request, outcome, reason, buried, refused, attempts, lapses = self._fields(queue_id, *names)
-        if request is None:
+        if since is None and aside_since is None:
+            return None
+        try:
+            return self._letter(queue_id, since, aside_since)
+        except RecordUnreadable as error:
+            return DeadLetter(queue_id, f"quarantined: {error.reason}", _datetime(int(aside_since or since or 0)))
+
+    def _letter(self, queue_id: str, since: float | None, aside_since: float | None) -> DeadLetter | None:
+        names = ("state", "request", "outcome", "reason", "fault", "refused", "attempts", "lapses")
+        state, request, outcome, reason, fault, refused, attempts, lapses = self._fields(queue_id, *names)
+        if state is None and request is None and aside_since is None:
             return None
         return DeadLetter(
-            request=QueuedRequest.model_validate_json(request),
-            outcome=Outcome.model_validate_json(outcome) if outcome else None,
-            reason=reason,
-            buried=_datetime(int(buried)),
-            refused_since=_datetime(int(refused)) if refused else None,
-            attempts=int(attempts or 0),
-            lapses=int(lapses or 0),
+            queue_id=queue_id,
+            reason=str(reason) if aside_since is None else f"quarantined: {fault}",
+            buried=_datetime(int(since or aside_since or 0)),
+            request=read_or_none(QueuedRequest, request),
+            outcome=read_or_none(Outcome, outcome),
+            refused_since=_datetime(_count(refused)) if refused else None,
+            attempts=_count(attempts),
+            lapses=_count(lapses),
         )
 
     def reopen(self, queue_id: str) -> bool:
-        keys = [self._record(queue_id), *map(self._key, ("open", "dead"))]
+        keys = [self._record(queue_id), *map(self._key, ("open", "dead", "quarantine"))]
         return bool(self._run("reopen", keys, queue_id))
 
     def drop(self, queue_id: str) -> bool:
-        keys = [self._record(queue_id), self._key("dead"), self._key("totals")]
+        keys = [self._record(queue_id), *map(self._key, ("dead", "totals", "quarantine"))]
         return bool(self._run("drop", keys, queue_id, _ms(self._timing.record_retention)))
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
         timing = self._timing
-        found = self._run(
+        found, faults = self._run(
             "sweep",
-            [*map(self._key, ("open", "waiting", "sweep", "memory-full"))],
+            [*map(self._key, ("open", "waiting", "sweep", "memory-full", "quarantine", "totals"))],
             self._record(""),
             timing.sweep_batch,
             _ms(timing.lease),
@@ -281,7 +354,13 @@ class RedisLedger:
             timing.memory_share,
             MEMORY_NOTE_SECONDS,
         )
-        return [Due(queue_id, Action(action)) for action, queue_id in zip(found[::2], found[1::2], strict=True)]
+        for queue_id, fault in _pairs(faults):
+            if fault:
+                log.error("record_quarantined", queue_id=queue_id, reason=fault)
+            else:
+                log.error("accepted_request_lost", queue_id=queue_id)
+        given_up = [Due(queue_id, Action.GIVE_UP) for queue_id, fault in _pairs(faults) if fault]
+        return [*(Due(queue_id, Action(action)) for action, queue_id in _pairs(found)), *given_up]
 
     def view(self, queue_id: str) -> RequestView | None:
         found = self._run("view", [self._record(queue_id), self._key("waiting"), self._key("pace")], queue_id)
@@ -296,11 +375,13 @@ class RedisLedger:
             pipeline.zcard(self._key("open"))
             pipeline.zcard(self._key("waiting"))
             pipeline.zcard(self._key("dead"))
+            pipeline.zcard(self._key("quarantine"))
             pipeline.hgetall(self._key("totals"))
-            opened, waiting, dead, totals = pipeline.execute()
+            opened, waiting, dead, quarantined, totals = pipeline.execute()
         except RedisError as error:
             raise _unavailable(error) from error
-        return LedgerFigures(opened, waiting, dead, {name: int(count) for name, count in totals.items()})
+        counts = {name: _count(count) for name, count in totals.items()}
+        return LedgerFigures(opened, waiting, dead, counts, quarantined)
 
     def ping(self) -> None:
         """Raise LedgerUnavailable unless Redis answers."""
@@ -321,32 +402,45 @@ class RedisLedger:
 def _claim(state: ClaimState, stored: list[Any]) -> Claim:
     if state is ClaimState.LEFT:
         return Claim(state)
-    request = QueuedRequest.model_validate_json(stored[0])
+    request = read(QueuedRequest, stored[0], "request")
     if state is ClaimState.DECIDED:
-        return Claim(state, request, outcome=Outcome.model_validate_json(stored[1]))
+        return Claim(state, request, outcome=read(Outcome, stored[1], "outcome"))
     if state in {ClaimState.EXPIRED, ClaimState.POISONED}:
         return Claim(state, request, progress=_progress(stored[1]))
-    texts = ComparisonTexts.model_validate_json(stored[1])
-    return Claim(state, request, texts, seconds_left=int(stored[2]) / 1000, progress=_progress(stored[3]))
+    texts = read(ComparisonTexts, stored[1], "texts")
+    return Claim(state, request, texts=texts, seconds_left=int(stored[2]) / 1000, progress=_progress(stored[3]))
 
 
 def _progress(stored: str | None) -> CallProgress:
     """Nothing unless it has been suspended before, or was asked for at once."""
-    return CallProgress.model_validate_json(stored or "{}")
+    return read(CallProgress, stored or "{}", "progress")
 
 
 def _stored(
     request: str, state: str, kind: str, outcome: str, deadline: int, delivered: int, position: int
 ) -> StoredRequest:
+    try:
+        known_state, known_kind = RecordState(state), OutcomeKind(kind) if kind else None
+    except ValueError:
+        raise RecordUnreadable("its state is one that a newer version knows", is_newer=True) from None
     return StoredRequest(
-        request=QueuedRequest.model_validate_json(request),
-        state=RecordState(state),
-        kind=OutcomeKind(kind) if kind else None,
-        outcome=Outcome.model_validate_json(outcome) if outcome else None,
+        request=read(QueuedRequest, request, "request"),
+        state=known_state,
+        kind=known_kind,
+        outcome=read(Outcome, outcome, "outcome") if outcome else None,
         deadline=_datetime(deadline),
         delivered=_datetime(delivered) if delivered else None,
         position=position or None,
     )
+
+
+def _pairs(flat: list[str]) -> Iterable[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _count(stored: str | None) -> int:
+    """0 for what is no number: it is only shown."""
+    return int(stored) if stored and stored.isdecimal() else 0
 
 
 def _ms(seconds: float) -> int:
@@ -357,7 +451,9 @@ def _datetime(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, tz=UTC)
 
 
-def _unavailable(error: RedisError) -> LedgerUnavailable:
+def _unavailable(error: RedisError) -> ServiceError:
+    if fault := damage(error):
+        return RecordUnreadable(fault)
     # The class name says enough; a Redis message may carry an address.
     unavailable = LedgerUnavailable(f"The ledger did not answer ({type(error).__name__}).", retry_after_seconds=5)
     if isinstance(error, NotServing):

@@ -228,7 +228,7 @@ def test_a_dead_letter_says_why_and_is_left_alone(stage: Stage) -> None:
     assert view is not None
     assert view.callback_status is CallbackStatus.DEAD
     (letter,) = letters(stage.ledger).dead_letters(10)
-    assert (letter.request.queue_id, letter.reason, letter.attempts) == (queue_id, REFUSAL, 1)
+    assert (letter.queue_id, letter.reason, letter.attempts) == (queue_id, REFUSAL, 1)
     assert letter.refused_since is not None
     assert letter.refused_since <= letter.buried
 

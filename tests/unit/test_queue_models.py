@@ -1,11 +1,13 @@
 """What is stored about a request: readable by older and newer code, and without its texts."""
 
 import json
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from llm_provider.internal_models import CallProgress, FailedCall
+from llm_provider.internal_models import CallProgress, ComparisonTexts, FailedCall
 from llm_provider.queue_models import (
     OUTCOME_SCHEMA_VERSION,
     REQUEST_SCHEMA_VERSION,
@@ -32,6 +34,26 @@ def test_every_stored_form_carries_its_version() -> None:
     assert json.loads(request.model_dump_json())["schema_version"] == REQUEST_SCHEMA_VERSION
     for outcome in (a_verdict_for(request), an_error_for(request)):
         assert json.loads(outcome.model_dump_json())["schema_version"] == OUTCOME_SCHEMA_VERSION
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from models_in(field.annotation)
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
+@pytest.mark.parametrize(
+    "model", sorted(set(models_in(QueuedRequest | Outcome | ComparisonTexts | CallProgress)), key=str)
+)
+def test_what_is_stored_is_not_quoted_when_it_cannot_be_read(model: type[BaseModel]) -> None:
+    """An error's text may end in a log."""
+    broken = {name: {"secret": ["zebra"]} for name in model.model_fields}
+    with pytest.raises(ValidationError) as told:
+        model.model_validate_json(json.dumps(broken))
+    assert "zebra" not in str(told.value)
 
 
 def test_older_code_reads_what_newer_code_added() -> None:

@@ -55,6 +55,9 @@ class Journal:
     def deliver_due(self, queue_id: str) -> None:
         self._note("deliver", queue_id)
 
+    def give_up(self, queue_id: str) -> None:
+        self._note("give up", queue_id)
+
     def expire(self, queue_id: str) -> None:
         self._note("expire", queue_id)
 

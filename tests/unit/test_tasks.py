@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from contracts.enums import QueueStatus
 from llm_provider.adapters.memory_queue import MemoryDispatcher
-from llm_provider.errors import ComparisonError, LedgerUnavailable, RateLimited
+from llm_provider.errors import ComparisonError, LedgerUnavailable, RateLimited, RecordUnreadable
 from llm_provider.ledger import Decision
 from llm_provider.queue_models import TASK_NAME, QueuedRequest
 from llm_provider.queue_processor import QueueProcessorImpl
@@ -136,7 +136,7 @@ def test_a_task_that_cannot_ask_redis_fails_and_delivers_nothing(
 def test_the_task_has_the_name_its_messages_carry(task: Any) -> None:
     """It stores nothing by itself, and the errors it is expected to raise are told without a traceback."""
     assert (task.name, task.ignore_result) == (TASK_NAME, True)
-    assert set(task.throws) == {ComparisonFailed, LedgerUnavailable}
+    assert set(task.throws) == {ComparisonFailed, LedgerUnavailable, RecordUnreadable}
 
 
 def test_what_a_task_returns_shows_the_id_alone() -> None:

@@ -8,7 +8,7 @@ local record, open = KEYS[1], KEYS[2]
 local now, lease_ms = now_ms(), number(ARGV[3])
 local r = redis.call('HMGET', record, 'state', 'request', 'holder', 'lease', 'deadline', 'outcome', 'turn',
   'due', 'progress', 'company')
-local state, deadline = r[1], number(r[5])
+local state = r[1]
 
 if not state or state == 'delivered' or state == 'dead' then return {'left'} end
 if state == 'decided' then
@@ -17,6 +17,9 @@ if state == 'decided' then
   redis.call('ZADD', open, 'XX', now + number(ARGV[4]), ARGV[1])
   return {'decided', r[2], r[6]}
 end
+-- A newer version knows what this means.
+if not IS_UNDECIDED[state] then return {'left'} end
+local deadline = number(r[5])
 if state == 'running' and r[3] ~= ARGV[2] then
   if number(r[4]) > now then return {'left'} end
   if not leases_are_judged(KEYS[4], now, lease_ms) then
@@ -56,10 +59,10 @@ end
 -- Suspects start slowly: one at first, twice as many with each that ends without a death, and one again after a death.
 -- How many run, and how many may. Nobody notes an end: whoever asks next finds it.
 local function count_suspects()
-  local running, allowed, one_died = 0, number(redis.call('GET', KEYS[7]) or 1), false
+  local running, allowed, one_died = 0, noted(redis.call('GET', KEYS[7]) or 1), false
   for _, id in ipairs(redis.call('SMEMBERS', KEYS[5])) do
-    local s = redis.call('HMGET', ARGV[8] .. id, 'state', 'lease')
-    if s[1] == 'running' and (number(s[2]) > now or not leases_are_judged(KEYS[4], now, lease_ms)) then
+    local s = redis.pcall('HMGET', ARGV[8] .. id, 'state', 'lease')
+    if s[1] == 'running' and (noted(s[2]) > now or not leases_are_judged(KEYS[4], now, lease_ms)) then
       running = running + 1
     else
       redis.call('SREM', KEYS[5], id)
@@ -98,7 +101,7 @@ redis.call('HSET', record, 'state', 'running', 'holder', ARGV[2], 'lease', lease
 redis.call('ZADD', open, 'XX', lease, ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 -- The furthest turn ever claimed shows which of those waiting have been overtaken.
-if number(r[7]) > number(redis.call('HGET', KEYS[4], 'furthest')) then
+if number(r[7]) > noted(redis.call('HGET', KEYS[4], 'furthest')) then
   redis.call('HSET', KEYS[4], 'furthest', r[7])
 end
 return {'claimed', r[2], redis.call('HGET', record, 'texts'), deadline - now, r[9]}

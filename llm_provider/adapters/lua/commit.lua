@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- KEYS record open waiting pace totals
+-- KEYS record open waiting pace totals quarantine
 -- ARGV id outcome kind window_ms
 -- -> {'stored', request} | {'adopted', request, outcome} | {'gone'}
 local record = KEYS[1]
@@ -15,9 +15,11 @@ if r[2] then return {'adopted', r[1], r[2]} end
 if r[3] == 'delivered' then return {'gone'} end
 
 redis.call('HSET', record, 'state', 'decided', 'outcome', ARGV[2], 'kind', ARGV[3], 'decided', now)
-redis.call('HDEL', record, 'texts', 'holder', 'lease', 'due', 'progress', 'wait', 'woken')
+redis.call('HDEL', record, 'texts', 'holder', 'lease', 'due', 'progress', 'wait', 'woken', 'fault')
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZADD', KEYS[2], 'XX', now + number(ARGV[4]), ARGV[1])
+-- What could not be read is over, since its caller is told.
+local only = redis.call('ZREM', KEYS[6], ARGV[1]) == 0 and 'XX' or 'NX'
+redis.call('ZADD', KEYS[2], only, now + number(ARGV[4]), ARGV[1])
 redis.call('HINCRBY', KEYS[5], ARGV[3], 1)
 local minute = math.floor(now / 60000)
 redis.call('HINCRBY', KEYS[4], minute, 1)

@@ -4,11 +4,12 @@
 local record = KEYS[1]
 if redis.call('HGET', record, 'state') ~= 'decided' then return 'gone' end
 local now = now_ms()
-local attempts = redis.call('HINCRBY', record, 'attempts', ARGV[2])
+local attempts = noted(redis.call('HGET', record, 'attempts')) + ARGV[2]
+redis.call('HSET', record, 'attempts', attempts)
 if ARGV[3] ~= '' then
   -- Only a refusal counts towards giving up, and only one that lasts: a topic may be about to be created.
   redis.call('HSETNX', record, 'refused', now)
-  local refused = number(redis.call('HGET', record, 'refused'))
+  local refused = noted(redis.call('HGET', record, 'refused'))
   if now - refused >= number(ARGV[4]) then
     redis.call('HSET', record, 'state', 'dead', 'buried', wall_ms(), 'refused', refused - ahead_ms(), 'reason', ARGV[3])
     redis.call('ZREM', KEYS[2], ARGV[1])

@@ -3,7 +3,7 @@
 -- -> {the ids whose message is to be sent}, {those that are over or unknown}
 local now, woken, over = now_ms(), {}, {}
 for i = 2, #KEYS do
-  local state = redis.call('HGET', KEYS[i], 'state')
+  local state = redis.pcall('HGET', KEYS[i], 'state')
   if state == 'suspended' then
     redis.call('HSET', KEYS[i], 'due', now)
     redis.call('ZADD', KEYS[1], 'XX', now + number(ARGV[1]), ARGV[i])
