@@ -4,6 +4,7 @@ Its main thread reads and writes all connections and waits for none, so that a c
 slowly, or not at all, holds no thread. Requests and answers are gunicorn's own; whatever is late is closed.
 """
 
+import errno
 import io
 import json
 import re
@@ -228,6 +229,8 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
         except OSError as error:
             # Another process took it, its client has gone, or there are no file descriptors left.
             log.debug("connection_not_accepted", error=type(error).__name__)
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                self._make_room()
             return
         self.nr_conns += 1
         conn = Connection(self.cfg, AnswerSocket(accepted), client, listener.getsockname())
@@ -320,6 +323,8 @@ class WebWorker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: Connection, fs: Future[bool]) -> None:
         conn.lane.in_hand -= 1
+        # An idle connection shall not keep what it sent last.
+        conn.parser.mesg.body = io.BytesIO()
         is_kept = fs.exception() is None and fs.result()
         conn.then = partial(super().finish_request, fs=fs) if is_kept else self._linger
         conn.deadline = time.monotonic() + self._settings.web_answer_seconds
