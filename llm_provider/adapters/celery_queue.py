@@ -5,9 +5,11 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import KombuError
 
+from llm_provider.adapters.redis_pool import tls_options
 from llm_provider.config import Settings
 from llm_provider.errors import LedgerUnavailable
 from llm_provider.queue_models import TASK_NAME
+from llm_provider.redis_address import RedisAddress
 
 QUEUE = "comparisons"
 
@@ -17,9 +19,12 @@ FIRST, IN_TURN = 0, 6
 
 def celery_settings(settings: Settings, *, socket_timeout_seconds: float) -> dict[str, Any]:
     """Settings of the Celery app, each for a reason; `socket_timeout_seconds` bounds one Redis operation."""
+    address = settings.redis_address
     return {
-        "broker_url": settings.redis_url,
+        **_for_flower(address),
         "broker_transport_options": {
+            **_for_flower_by_sentinel(address),
+            "address": address,
             "global_keyprefix": settings.key_prefix,
             "queue_order_strategy": "priority",
             "socket_timeout": socket_timeout_seconds,
@@ -33,8 +38,8 @@ def celery_settings(settings: Settings, *, socket_timeout_seconds: float) -> dic
         # A worker outlives any outage of Redis.
         "broker_connection_max_retries": None,
         "broker_pool_limit": max(10, settings.web_threads),
-        "result_backend": settings.redis_url,
-        "result_backend_transport_options": {"global_keyprefix": settings.key_prefix},
+        "result_backend": address.celery_url,
+        "result_backend_transport_options": {"global_keyprefix": settings.key_prefix, "address": address},
         "result_backend_thread_safe": True,
         "redis_socket_timeout": socket_timeout_seconds,
         "redis_socket_connect_timeout": socket_timeout_seconds,
@@ -57,6 +62,19 @@ def celery_settings(settings: Settings, *, socket_timeout_seconds: float) -> dic
         # Only ids may be read in Celery's logs and in flower.
         "result_extended": False,
     }
+
+
+def _for_flower(address: RedisAddress) -> dict[str, Any]:
+    """The address as flower reads it for a queue's length; our own parts connect by the RedisAddress."""
+    tls = tls_options(address) if address.is_encrypted else None
+    return {"broker_url": address.celery_url, "broker_use_ssl": tls, "redis_backend_use_ssl": tls}
+
+
+def _for_flower_by_sentinel(address: RedisAddress) -> dict[str, Any]:
+    if not address.service:
+        return {}
+    tls = {"ssl": True, **tls_options(address)} if address.is_encrypted else {}
+    return {"master_name": address.service, "sentinel_kwargs": {**tls, **address.sentinel_login}}
 
 
 class CeleryTaskDispatcher:

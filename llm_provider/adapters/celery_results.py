@@ -9,11 +9,10 @@ from celery import Celery, states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import BackendError
 from redis.backoff import NoBackoff
-from redis.connection import Connection
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from llm_provider.adapters.redis_connection import serving
+from llm_provider.adapters.redis_pool import redis_pool
 from llm_provider.errors import ComparisonError, LedgerUnavailable
 from llm_provider.queue_models import OutcomeError
 
@@ -22,14 +21,15 @@ class ResultBackend(RedisBackend):  # type: ignore[misc] # Celery ships no types
     """Celery's, over the connections that all parts use."""
 
     def _get_pool(self, **options: Any) -> Any:
-        connection_class = serving(options.get("connection_class", Connection))
-        return super()._get_pool(**options | {"connection_class": connection_class})
+        address, timeout = self._transport_options["address"], options["socket_timeout"]
+        # redis-py's own default goes on for 4.5 s after Redis has gone.
+        return redis_pool(address, timeout_seconds=timeout, retry=Retry(NoBackoff(), 1))
 
 
 def install(app: Celery) -> None:
     """Let the usual schemes mean this backend in this app; `celery report` and flower show the usual address."""
     named = f"{__name__}:{ResultBackend.__name__}"
-    app.loader.override_backends = {"redis": named, "rediss": named}
+    app.loader.override_backends = dict.fromkeys(("redis", "rediss", "sentinel"), named)
 
 
 class CeleryResultStore:
@@ -40,10 +40,7 @@ class CeleryResultStore:
 
     @cached_property
     def _backend(self) -> Any:
-        backend = self._app.backend
-        # redis-py's own default goes on for 4.5 s after Redis has gone.
-        backend.client.set_retry(Retry(NoBackoff(), 1))
-        return backend
+        return self._app.backend
 
     def store_result(self, queue_id: str, result: Mapping[str, Any]) -> None:
         self._store(queue_id, dict(result), states.SUCCESS)

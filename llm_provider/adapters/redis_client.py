@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from redis import Connection, ConnectionPool, Redis
+from redis import Redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
-from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from llm_provider.adapters.redis_connection import serving
+from llm_provider.adapters.redis_pool import redis_pool
+from llm_provider.redis_address import RedisAddress
 
-_NO_LIMIT = 2**31
 # How many milliseconds the clock of all scripts is ahead of Redis's own.
 CLOCK_KEY = "ledger:clock"
 
@@ -26,17 +25,12 @@ def connect_redis(url: str, *, timeout_seconds: float, outlives_silence: bool = 
     timed out: the second try has a new connection. Who answers a web request that waits shall not wait twice.
     """
     silence = (RedisTimeoutError,) if outlives_silence else ()
-    options = parse_url(url)  # type: ignore[no-untyped-call]
-    options["connection_class"] = serving(options.get("connection_class", Connection))
-    pool = ConnectionPool(
-        **options,
+    pool = redis_pool(
+        RedisAddress.parse(url),
+        timeout_seconds=timeout_seconds,
         decode_responses=True,
         # Bytes that are no text make one value unreadable, not every answer that it is a part of.
         encoding_errors="surrogateescape",
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        # One for each thread that asks; redis-py's own default of 100 fails the thread after that.
-        max_connections=_NO_LIMIT,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError, *silence)),
     )
     return Redis.from_pool(pool)

@@ -5,12 +5,15 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from llm_provider.adapters.redis_connection import serving
 from llm_provider.redis_address import RedisAddress
+
+_NO_LIMIT = 2**31
 
 
 class Sentinels:
@@ -62,7 +65,7 @@ class _EncryptedToPrimary(_ToPrimary, SSLConnection):
     """The same over TLS."""
 
 
-def connection_class(address: RedisAddress) -> type[AbstractConnection]:
+def connection_class(address: RedisAddress) -> Any:
     if address.path:
         return UnixDomainSocketConnection
     if address.service:
@@ -97,6 +100,14 @@ def tls_options(address: RedisAddress) -> dict[str, Any]:
     if "ssl_check_hostname" in options:
         options["ssl_check_hostname"] = options["ssl_check_hostname"].lower() not in {"false", "no", "0"}
     return options
+
+
+def redis_pool(address: RedisAddress, *, timeout_seconds: float, **options: Any) -> ConnectionPool:
+    """Connections that leave a server which does not serve; `options` are redis-py's."""
+    where = connection_options(address, timeout_seconds)
+    where["connection_class"] = serving(connection_class(address))
+    # One for each thread that asks; redis-py's own default of 100 fails the thread after that.
+    return ConnectionPool(max_connections=_NO_LIMIT, **where, **options)
 
 
 def plain_client(address: RedisAddress, timeout_seconds: float) -> Redis:

@@ -1,6 +1,7 @@
 """kombu's Redis transport with some repairs, put in its place under the same scheme."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -14,6 +15,8 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from llm_provider.adapters.redis_connection import serving
+from llm_provider.adapters.redis_pool import connection_class, connection_options
+from llm_provider.redis_address import RedisAddress
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +27,12 @@ _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RecursionErro
 class Channel(RedisChannel):
     """A channel that neither ends its worker nor hangs its caller when Redis goes away."""
 
+    from_transport_options: Any = (*RedisChannel.from_transport_options, "address")
+    # Where to connect; None: as kombu reads its own URL, which flower and logs show.
+    address: RedisAddress | None = None
+    socket_timeout: Any
+    connection_class: Any
+    connection_class_ssl: Any
     _kept: Any = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -42,11 +51,22 @@ class Channel(RedisChannel):
         # channel that is already closed, and dies of an AttributeError. A connection error it survives.
         if self.connection is None or self.connection.client is None:
             raise RedisConnectionError("the channel is closed")
+        if self.address is not None:
+            self.connection_class = self.connection_class_ssl = connection_class(self.address)
         params: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        if self.address is not None:
+            kept = ("connection_class", "max_connections", "health_check_interval")
+            params = {name: params[name] for name in kept} | connection_options(self.address, self.socket_timeout)
         # redis-py's own default goes on for 4.5 s; one immediate retry heals a pooled connection that was cut. The
         # asynchronous ones are the event loop's, which notices itself: a retry would read there, and block it for ever.
         retries = Retry(NoBackoff(), 0 if asynchronous else 1)
         return params | {"retry": retries, "connection_class": serving(params["connection_class"], "WRONGTYPE")}
+
+    def _delete(self, *args: Any, **options: Any) -> None:
+        # A channel deletes its own queues when it closes. On a Redis that does not serve that would leave others of
+        # its connection open, and Celery would cry out at each; such a queue expires by itself.
+        with suppress(RedisError):
+            super()._delete(*args, **options)  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         return self._read(super()._brpop_read, **options)
@@ -79,6 +99,6 @@ class Transport(RedisTransport):
 
 
 def install() -> None:
-    """Let `redis://` and `rediss://` mean this transport in this process; flower and logs see the usual address."""
-    for scheme in ("redis", "rediss"):
+    """Let every form of address mean this transport in this process; flower and logs see the usual one."""
+    for scheme in ("redis", "rediss", "sentinel"):
         TRANSPORT_ALIASES[scheme] = f"{__name__}:{Transport.__name__}"

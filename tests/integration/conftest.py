@@ -24,7 +24,7 @@ from pytest_celery import (
 from llm_provider.adapters.celery_queue import celery_settings
 from llm_provider.config import Settings
 from scripts.kafka_topic_bootstrap import bootstrap_topics
-from scripts.local_servers import KafkaBroker, RedisServer
+from scripts.local_servers import KafkaBroker, RedisFailover, RedisServer
 from tests.conftest import GivenKafka, GivenRedis
 from tests.integration.inbox import PARTITIONS, Inbox
 from tests.integration.openai_server import OpenAIServer
@@ -33,7 +33,7 @@ from tests.integration.processes import QUICK_SETTINGS, Installation, ServerNode
 LOG_TAIL_LINES = 100
 
 AnyKafka = KafkaBroker | GivenKafka
-AnyRedis = RedisServer | GivenRedis
+AnyRedis = RedisServer | RedisFailover | GivenRedis
 Open = Callable[..., Installation]
 Operator = Callable[..., subprocess.CompletedProcess[str]]
 

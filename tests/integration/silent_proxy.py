@@ -16,7 +16,8 @@ class SilentProxy:
         self._server = (server.hostname, server.port)
         self._listener = socket.create_server((HOST, 0))
         self._silenced: list[threading.Event] = []
-        self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}/0"
+        self.port = self._listener.getsockname()[1]
+        self.url = f"redis://{HOST}:{self.port}/0"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def fall_silent(self) -> int:
@@ -32,11 +33,19 @@ class SilentProxy:
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
-                client, server = self._listener.accept()[0], socket.create_connection(self._server)
-                is_silent = threading.Event()
-                self._silenced.append(is_silent)
-                for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=_pass_on, args=(source, sink, is_silent), daemon=True).start()
+                client = self._listener.accept()[0]
+                try:
+                    server = socket.create_connection(self._server)
+                except OSError:
+                    client.close()
+                    continue
+                self._connect(client, server)
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        is_silent = threading.Event()
+        self._silenced.append(is_silent)
+        for source, sink in ((client, server), (server, client)):
+            threading.Thread(target=_pass_on, args=(source, sink, is_silent), daemon=True).start()
 
 
 def _pass_on(source: socket.socket, sink: socket.socket, is_silent: threading.Event) -> None:
