@@ -306,6 +306,7 @@ def ledger_timing(settings: Settings) -> LedgerTiming:
         low_watermark=settings.queue_low_watermark,
         sweep_batch=settings.sweep_batch,
         dead_letter_after=settings.dead_letter_after_seconds,
+        memory_bytes=settings.redis_memory_bytes or 0,
     )
 
 

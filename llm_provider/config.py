@@ -233,6 +233,10 @@ class Settings(BaseSettings):
         "llm-provider:",
         description="Put before every Redis key, so that several installations can share a server.",
     )
+    redis_memory_bytes: Count | None = Field(
+        None,
+        description="Bytes that Redis may fill, if less than its maxmemory or, without one, its machine's memory.",
+    )
     web_redis_timeout_seconds: Seconds = Field(
         0.5, description="Seconds a web thread waits for one Redis operation before it answers 503."
     )

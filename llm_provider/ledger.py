@@ -152,12 +152,18 @@ class LedgerTiming:
     poisoned_after: int = 3
     # Redis's memory may be used up to this share of its limit before nothing more is accepted.
     memory_share: float = 0.8
+    # What counts as its limit, when that is less than its own, or it has none; 0: unset.
+    memory_bytes: int = 0
     # A message may still be on its way to its worker: this long nobody calls it lost.
     settle: float = 2.0
     # A call may end a little after its request's deadline; its lease lasts that much longer.
     deadline_margin: float = 30.0
     # Processes accept and claim side by side, so that a few turns of disorder mean nothing.
     overtaken_by: int = 50
+
+    def restorable_until(self, request: QueuedRequest) -> float:
+        """Until when, in seconds of the wall clock, an outcome may come for a request that the ledger has forgotten."""
+        return request.queued_at.timestamp() + request.deadline_seconds + self.deadline_margin
 
     def retention(self, decision: "Decision") -> float:
         """Seconds a delivered record is kept: it outlives a result that is kept for polling."""
@@ -330,11 +336,12 @@ class LedgerProtocol(Protocol):
         """
         ...
 
-    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+    def commit(self, queue_id: str, outcome: Outcome, request: QueuedRequest | None = None) -> Decision | None:
         """Store the outcome and drop the texts: the first outcome wins, a later one is answered with the first.
 
         After it returns the outcome is stored; until the delivery window ends nobody else delivers it. None when
-        the record is gone.
+        the record is gone. With the `request` at hand one that the ledger has forgotten, and has not delivered, is
+        stored anew with its outcome.
         """
         ...
 

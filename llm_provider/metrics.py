@@ -35,6 +35,7 @@ TOTALS = {
     "stored": "Results stored for polling.",
     "dropped": "Events that an operator gave up.",
     "lost": "Requests whose record had gone before they were delivered.",
+    "restored": "Answers whose record had gone, stored anew with their request.",
     "retracted": "Requests taken back, since their acceptance could not be answered in time.",
 }
 
@@ -108,6 +109,11 @@ class LedgerCollector(Collector):
         yield GaugeMetricFamily("llm_provider_requests_waiting", "Accepted and not yet claimed.", figures.waiting)
         yield GaugeMetricFamily("llm_provider_dead_letters", "Dead letters that wait for an operator.", figures.dead)
         yield GaugeMetricFamily("llm_provider_records_quarantined", "Records that cannot be read.", figures.quarantined)
+        yield CounterMetricFamily(
+            "llm_provider_ledger_replaced",
+            "Times that Redis was found to be another one, or emptied.",
+            figures.totals.get("replaced", 0),
+        )
         for name, meaning in TOTALS.items():
             yield CounterMetricFamily(f"llm_provider_requests_{name}", meaning, figures.totals.get(name, 0))
 

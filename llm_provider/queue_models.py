@@ -55,6 +55,11 @@ class QueuedRequest(BaseModel):
     deadline_seconds: Annotated[float, Field(gt=0)]
     trace_context: TraceContext | None = None
 
+    def once_delivered(self) -> "QueuedRequest":
+        """What status and a resent event need; a result that is polled holds its metadata itself."""
+        spent: dict[str, Any] = {"user_id": None, "overrides": LLMConfigOverrides()}
+        return self.model_copy(update=spent if self.callback_topic else spent | {"metadata": {}})
+
     @property
     def trace_id(self) -> str | None:
         return self.trace_context.trace_id if self.trace_context else None

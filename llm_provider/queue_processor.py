@@ -144,7 +144,7 @@ class QueueProcessorImpl:
     def _commit(self, request: QueuedRequest, outcome: Outcome) -> Decision | None:
         """Store the outcome; nothing is delivered before. While Redis is away a paid answer waits here for it."""
         stored = outcomes.with_notes_apart(outcome, request)
-        decision = self._when_ledger_answers(request, lambda: self._ledger.commit(request.queue_id, stored))
+        decision = self._when_ledger_answers(request, lambda: self._ledger.commit(request.queue_id, stored, request))
         log.info("request_decided", queue_id=request.queue_id, kind=str(outcome.kind), stored=bool(decision))
         # Whoever stored the first outcome delivers it; a second one leaves quietly.
         return decision if decision and decision.mine else None

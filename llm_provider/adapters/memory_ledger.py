@@ -211,7 +211,7 @@ class MemoryLedger:
                     over.append(queue_id)
             return Woken(tuple(suspended), tuple(over))
 
-    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+    def commit(self, queue_id: str, outcome: Outcome, request: QueuedRequest | None = None) -> Decision | None:
         with self._asked() as now:
             record = self._record(queue_id)
             if record is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import structlog
 from redis import Redis
@@ -69,6 +70,7 @@ class RedisLedger:
         self._timing = timing
         # Reasons for which this process has left records to a newer one: told once.
         self._told: set[str] = set()
+        self._epoch = ""
         self._scripts = load_scripts(client, _SCRIPTS, {"CLOCK": prefix + CLOCK_KEY})
         self._safe = SafeSteps(client, safety, self._key("fence"))
 
@@ -187,22 +189,30 @@ class RedisLedger:
         suspended, over = self._run("wake", keys, _ms(self._timing.redispatch_after), *queue_ids)
         return Woken(tuple(suspended), tuple(over))
 
-    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+    def commit(self, queue_id: str, outcome: Outcome, request: QueuedRequest | None = None) -> Decision | None:
         verdict, *stored = self._run_safely(
             "commit",
-            [self._record(queue_id), *map(self._key, ("open", "waiting", "pace", "totals", "quarantine"))],
+            [
+                self._record(queue_id),
+                *map(self._key, ("open", "waiting", "pace", "totals", "quarantine")),
+                self._over(queue_id),
+            ],
             queue_id,
             outcome.model_dump_json(),
             outcome.kind,
             _ms(self._timing.delivery_window),
+            request.model_dump_json() if request else "",
+            _ms(self._timing.restorable_until(request)) if request else 0,
         )
-        if verdict == "gone":
+        if verdict == "restored" or (verdict == "gone" and request is not None):
+            log.error("answer_without_record", queue_id=queue_id, is_restored=verdict == "restored")
+        if verdict in {"gone", "over"}:
             return None
         try:
-            request = read(QueuedRequest, stored[0], "request")
-            if verdict == "stored":
-                return Decision(request, outcome)
-            return Decision(request, read(Outcome, stored[1], "outcome"), mine=False)
+            found = read(QueuedRequest, stored[0], "request")
+            if verdict != "adopted":
+                return Decision(found, outcome)
+            return Decision(found, read(Outcome, stored[1], "outcome"), mine=False)
         except RecordUnreadable as error:
             self._set_aside(queue_id, error)
             return None
@@ -265,11 +275,13 @@ class RedisLedger:
         polled_result = request.callback_topic is None and decision.outcome.verdict is not None
         self._run(
             "mark_delivered",
-            [self._record(request.queue_id), *map(self._key, ("open", "totals", "dead"))],
+            [self._record(request.queue_id), *map(self._key, ("open", "totals", "dead")), self._over(request.queue_id)],
             request.queue_id,
             _ms(self._timing.retention(decision)),
             int(polled_result),
             "stored" if request.callback_topic is None else "published",
+            _ms(self._timing.restorable_until(request)),
+            _when_other(request.once_delivered(), request),
         )
 
     def put_off(self, queue_ids: Sequence[str], wait_seconds: float) -> None:
@@ -339,9 +351,9 @@ class RedisLedger:
 
     def sweep(self, *, queue_is_empty: bool) -> list[Due]:
         timing = self._timing
-        found, faults = self._run(
+        found, faults, epoch = self._run(
             "sweep",
-            [*map(self._key, ("open", "waiting", "sweep", "memory-full", "quarantine", "totals"))],
+            [*map(self._key, ("open", "waiting", "sweep", "memory-full", "quarantine", "totals", "epoch"))],
             self._record(""),
             timing.sweep_batch,
             _ms(timing.lease),
@@ -353,7 +365,13 @@ class RedisLedger:
             _ms(timing.longest_redispatch),
             timing.memory_share,
             MEMORY_NOTE_SECONDS,
+            timing.memory_bytes,
+            uuid4().hex,
+            self._epoch,
         )
+        if self._epoch not in {"", epoch}:
+            log.error("ledger_was_replaced", before=self._epoch, now=epoch)
+        self._epoch = epoch
         for queue_id, fault in _pairs(faults):
             if fault:
                 log.error("record_quarantined", queue_id=queue_id, reason=fault)
@@ -432,6 +450,10 @@ def _stored(
         delivered=_datetime(delivered) if delivered else None,
         position=position or None,
     )
+
+
+def _when_other(new: QueuedRequest, old: QueuedRequest) -> str:
+    return "" if new == old else new.model_dump_json()
 
 
 def _pairs(flat: list[str]) -> Iterable[tuple[str, str]]:

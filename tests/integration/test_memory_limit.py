@@ -53,6 +53,15 @@ def test_above_four_fifths_nothing_more_is_accepted_until_there_is_room(redis: R
     assert wait_until(accepts, MEMORY_NOTE_SECONDS + 5)
 
 
+def test_without_a_limit_of_its_own_redis_may_fill_what_an_operator_says(redis: Redis) -> None:
+    """All that is kept counts, delivered records too."""
+    used = int(redis.info("memory")["used_memory"])
+    ledger = RedisLedger(redis, prefix="test:", timing=a_timing(memory_bytes=used))
+    ledger.sweep(queue_is_empty=True)
+    with pytest.raises(QueueFull, match="memory"):
+        ledger.accept(a_request(), some_texts())
+
+
 def test_with_no_memory_left_what_was_accepted_is_finished(redis: Redis, ledger: RedisLedger) -> None:
     """Claim, renew, suspension, commit, delivery and sweep go on when Redis itself refuses to store more."""
     running, waiting = a_request(), a_request()

@@ -817,7 +817,7 @@ def test_the_texts_leave_redis_with_the_commit(on_redis: Stage, redis_client: Re
 def test_after_the_last_delivery_only_two_counters_stay_for_ever(
     on_redis: Stage, redis_client: Redis, key_prefix: str
 ) -> None:
-    """The turn that the next request takes and the totals; every other key is gone or has an end."""
+    """The turn that the next request takes, the totals and the epoch; every other key is gone or has an end."""
     on_redis.open()
     on_redis.delivered()
     on_redis.delivered(callback_topic=None)
@@ -825,7 +825,7 @@ def test_after_the_last_delivery_only_two_counters_stay_for_ever(
         on_redis.open(high_watermark=0).accept(a_request(), some_texts())
     on_redis.sweep(queue_is_empty=True)
     lasting = {key.removeprefix(key_prefix) for key in keys(redis_client, key_prefix) if redis_client.ttl(key) < 0}
-    assert lasting == {"ledger:turns", "ledger:totals"}
+    assert lasting == {"ledger:turns", "ledger:totals", "ledger:epoch"}
 
 
 def test_all_that_is_not_yet_delivered_has_no_end(on_redis: Stage, redis_client: Redis, key_prefix: str) -> None:

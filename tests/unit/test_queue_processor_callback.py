@@ -52,11 +52,11 @@ class JournaledLedger(MemoryLedger):
     unanswered_commits: int = 0
     lost_replies: int = 0
 
-    def commit(self, queue_id: str, outcome: Outcome) -> Decision | None:
+    def commit(self, queue_id: str, outcome: Outcome, request: QueuedRequest | None = None) -> Decision | None:
         if self.unanswered_commits:
             self.unanswered_commits -= 1
             raise LedgerUnavailable("The ledger did not answer (away).")
-        decision = super().commit(queue_id, outcome)
+        decision = super().commit(queue_id, outcome, request)
         self.journal.append("commit")
         if self.lost_replies:
             self.lost_replies -= 1

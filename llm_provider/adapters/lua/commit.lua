@@ -1,18 +1,30 @@
 #!lua flags=allow-oom
--- KEYS record open waiting pace totals quarantine
--- ARGV id outcome kind window_ms
--- -> {'stored', request} | {'adopted', request, outcome} | {'gone'}
+-- KEYS record open waiting pace totals quarantine over
+-- ARGV id outcome kind window_ms request('': unknown) restorable_until_ms
+-- -> {'stored', request} | {'restored', request} | {'adopted', request, outcome} | {'gone'} | {'over'}
 local record = KEYS[1]
 local now = now_ms()
 local r = redis.call('HMGET', record, 'request', 'outcome', 'state')
-if not r[1] then return {'gone'} end
+local was_gone = not r[1] and ARGV[5] ~= ''
+if was_gone and redis.call('EXISTS', KEYS[7]) == 1 then return {'over'} end
+if was_gone and wall_ms() < number(ARGV[6]) then
+  -- Redis has forgotten it. Nobody has been told its outcome: a record that was delivered lives, or is noted as over,
+  -- for as long as this may come.
+  r[1] = ARGV[5]
+  redis.call('HSET', record, 'request', r[1], 'accepted', now, 'deadline', number(ARGV[6]) + ahead_ms())
+  if redis.call('ZADD', KEYS[2], 'NX', now, ARGV[1]) == 1 then redis.call('HINCRBY', KEYS[5], 'accepted', 1) end
+  redis.call('HINCRBY', KEYS[5], 'restored', 1)
+elseif not r[1] then
+  if was_gone then redis.call('HINCRBY', KEYS[5], 'lost', 1) end
+  return {'gone'}
+end
 -- The same bytes again are a commit repeated after a lost reply: still the caller's own.
 if r[2] == ARGV[2] and r[3] == 'decided' then
   redis.call('ZADD', KEYS[2], 'XX', now + number(ARGV[4]), ARGV[1])
   return {'stored', r[1]}
 end
 if r[2] then return {'adopted', r[1], r[2]} end
-if r[3] == 'delivered' then return {'gone'} end
+if r[3] == 'delivered' then return {'over'} end
 
 redis.call('HSET', record, 'state', 'decided', 'outcome', ARGV[2], 'kind', ARGV[3], 'decided', now)
 redis.call('HDEL', record, 'texts', 'holder', 'lease', 'due', 'progress', 'wait', 'woken', 'fault')
@@ -26,4 +38,4 @@ redis.call('HINCRBY', KEYS[4], minute, 1)
 -- Under a trickle of commits the key never expires; these three are all that one may have left behind.
 redis.call('HDEL', KEYS[4], minute - 2, minute - 3, minute - 4)
 redis.call('EXPIRE', KEYS[4], 180)
-return {'stored', r[1]}
+return {was_gone and 'restored' or 'stored', r[1]}

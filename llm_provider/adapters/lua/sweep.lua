@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- KEYS open waiting sweep memory_full quarantine totals
+-- KEYS open waiting sweep memory_full quarantine totals epoch
 -- ARGV record_prefix batch lease_ms window_ms redispatch_ms settle_ms overtaken_by queue_is_empty(0|1)
---      longest_redispatch_ms memory_share note_seconds
--- -> {action, id, action, id, ...}, {id, what is wrong with its record ('': it is gone), ...}
+--      longest_redispatch_ms memory_share note_seconds memory_bytes(0: unset) new_epoch known_epoch('': none)
+-- -> {action, id, action, id, ...}, {id, what is wrong with its record ('': it is gone), ...}, epoch
 local open, waiting, note = KEYS[1], KEYS[2], KEYS[3]
 local now, batch, lease_ms = now_ms(), number(ARGV[2]), number(ARGV[3])
 local window_ms, redispatch_ms = number(ARGV[4]), number(ARGV[5])
@@ -29,11 +29,22 @@ redis.call('HSET', note, 'at', now)
 redis.call('EXPIRE', note, 86400)
 local pause_until = noted(redis.call('HGET', note, 'pause_until'))
 
+-- Who knew another epoch talks to another memory now: it was flushed, or a replica that had nothing took over.
+redis.call('SETNX', KEYS[7], ARGV[13])
+local epoch = redis.call('GET', KEYS[7])
+if ARGV[14] ~= '' and ARGV[14] ~= epoch and redis.call('HGET', note, 'replaced') ~= ARGV[14] then
+  redis.call('HSET', note, 'replaced', ARGV[14])
+  redis.call('HINCRBY', KEYS[6], 'replaced', 1)
+end
+
 -- The accepting side is told that Redis is near its limit; the note ends by itself when nobody renews it. A user of
 -- Redis that may not ask is no reason to end the sweep.
 local memory = redis.pcall('INFO', 'memory')
 if type(memory) == 'string' then
-  local used, limit = number(memory:match('\nused_memory:(%d+)')), number(memory:match('\nmaxmemory:(%d+)'))
+  local function of(name) return noted(memory:match('\n' .. name .. ':(%d+)')) end
+  local used, limit, given = of('used_memory'), of('maxmemory'), number(ARGV[12])
+  if limit == 0 then limit = of('total_system_memory') end
+  if given > 0 then limit = math.min(given, limit > 0 and limit or given) end
   if limit > 0 and used > limit * ARGV[10] then redis.call('SET', KEYS[4], 1, 'EX', ARGV[11]) end
 end
 
@@ -148,4 +159,4 @@ for i = 1, #head, 2 do
   if not overtaken and ARGV[8] == '0' then break end
   guarded(look_for_message, head[i])
 end
-return {due, faults}
+return {due, faults, epoch}
