@@ -32,12 +32,18 @@ class RedisSentinel(LocalServer):
     service = "comparisons"
 
     def __init__(
-        self, directory: Path, primary_port: int, down_after_ms: int = 1000, more: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        primary_port: int,
+        down_after_ms: int = 1000,
+        more: tuple[str, ...] = (),
+        password: str = "",
     ) -> None:
         super().__init__(directory)
         self.primary_port = primary_port
         self.down_after_ms = down_after_ms
-        self.more = more
+        self.more = (*more, f"requirepass {password}") if password else more
+        self.password = password
 
     @property
     def config(self) -> Path:
@@ -51,9 +57,14 @@ class RedisSentinel(LocalServer):
     def url(self) -> str:
         return self.address
 
+    @property
+    def own_url(self) -> str:
+        """Where it answers itself."""
+        return f"redis://{self.password and f':{self.password}@'}{HOST}:{self.port}"
+
     def primary(self) -> int | None:
         """The port of the primary as this Sentinel sees it."""
-        with contextlib.suppress(RedisError, OSError), redis_client(f"redis://{HOST}:{self.port}") as client:
+        with contextlib.suppress(RedisError, OSError), redis_client(self.own_url) as client:
             return int(client.sentinel_get_master_addr_by_name(self.service)[1])
         return None
 
@@ -76,7 +87,7 @@ class RedisSentinel(LocalServer):
         return "".join(f"{line}\n" for line in lines)
 
     def _answers(self, pid: int) -> bool:
-        with contextlib.suppress(RedisError, OSError), redis_client(f"redis://{HOST}:{self.port}") as client:
+        with contextlib.suppress(RedisError, OSError), redis_client(self.own_url) as client:
             return int(client.info("server")["process_id"]) == pid
         return False
 
@@ -157,7 +168,7 @@ class RedisFailover:
                 raise replica.error(f"is not in step with its primary after {SYNC_SECONDS:.0f} s")
 
     def _are_known(self) -> bool:
-        with contextlib.suppress(RedisError, OSError), redis_client(f"redis://{HOST}:{self.sentinel.port}") as sentinel:
+        with contextlib.suppress(RedisError, OSError), redis_client(self.sentinel.own_url) as sentinel:
             return len(sentinel.sentinel_slaves(self.sentinel.service)) == len(self.replicas)
         return False
 

@@ -1,5 +1,9 @@
 """A primary that dies while its replica is behind: what was accepted is neither lost nor told in two ways."""
 
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,11 +13,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from scripts.local_servers import HOST, KafkaBroker, RedisFailover, RedisServer
+from scripts.local_servers import HOST, KafkaBroker, RedisFailover, RedisSentinel, RedisServer, free_port
 from tests.integration.conftest import installation_on
 from tests.integration.inbox import Inbox
 from tests.integration.openai_server import OpenAIServer
-from tests.integration.processes import Installation, Sent, WebProcess, all_ready, eventually
+from tests.integration.processes import ROOT, Installation, Sent, WebProcess, all_ready, eventually
 from tests.integration.silent_proxy import SilentProxy
 
 # As long as the replica is behind when the primary is killed.
@@ -36,6 +40,43 @@ def chain(
     installation.expect(*OUTAGE)
     yield installation
     installation.abandon()
+
+
+def test_all_parts_find_the_primary_with_both_passwords_and_show_none(
+    tmp_path: Path, kafka: KafkaBroker, provider: OpenAIServer
+) -> None:
+    """Ledger, queue, results and Celery's own commands, though the first Sentinel is gone."""
+    redis = RedisServer(tmp_path / "redis", more=["requirepass top/secret"], login=":top%2Fsecret")
+    redis.start()
+    sentinel = RedisSentinel(
+        tmp_path / "sentinel", redis.port, more=("sentinel auth-pass comparisons top/secret",), password="watchword"
+    )
+    sentinel.start()
+    chain = installation_on(tmp_path, redis, kafka, provider)
+    hosts = f"{HOST}:{free_port()},{HOST}:{sentinel.port}"
+    query = f"service={sentinel.service}&sentinel_password=watchword"
+    chain.settings["REDIS_URL"] = f"sentinel://:top%2Fsecret@{hosts}/1?{query}"
+    try:
+        web, worker = chain.web(), chain.worker()
+        all_ready(web, worker)
+        polled = chain.send(web, None)
+        eventually(lambda: web.get(f"/api/v1/results/{polled.queue_id}").status_code == 200, 20, "the result is there")
+        told = celery(chain, "inspect", "ping") + celery(chain, "inspect", "conf") + celery(chain, "report")
+        assert "pong" in told
+        assert not re.search("top.{1,3}secret|watchword", told + web.logs() + worker.logs())
+    finally:
+        chain.abandon()
+        sentinel.stop()
+        redis.stop()
+
+
+def celery(chain: Installation, *words: str) -> str:
+    """What a command of Celery's prints."""
+    command = [sys.executable, "-m", "celery", "-A", "celery_app", *words]
+    environment = os.environ | {f"LLM_PROVIDER_{name}": value for name, value in chain.settings.items()}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
 
 
 class Poster:
