@@ -30,7 +30,7 @@ redis.call('EXPIRE', note, 86400)
 local pause_until = noted(redis.call('HGET', note, 'pause_until'))
 
 -- Who knew another epoch talks to another memory now: it was flushed, or a replica that had nothing took over.
-redis.call('SETNX', KEYS[7], ARGV[13])
+redis.call('SET', KEYS[7], ARGV[13], 'NX')
 local epoch = redis.call('GET', KEYS[7])
 if ARGV[14] ~= '' and ARGV[14] ~= epoch and redis.call('HGET', note, 'replaced') ~= ARGV[14] then
   redis.call('HSET', note, 'replaced', ARGV[14])
