@@ -64,6 +64,11 @@ class QueuedRequest(BaseModel):
     def trace_id(self) -> str | None:
         return self.trace_context.trace_id if self.trace_context else None
 
+    @property
+    def seconds_left(self) -> float:
+        """Until its deadline by this host's clock; Redis's own is the one that counts."""
+        return self.deadline_seconds - (utc_now() - self.queued_at).total_seconds()
+
     def ended_now(self) -> datetime:
         """The wall clock, and never before it was accepted: that was another host's clock."""
         return max(utc_now(), self.queued_at)

@@ -113,7 +113,7 @@ class QueueProcessorImpl:
         try:
             outcome = self._ask(request, texts, claim)
         except CallLater as later:
-            self._suspend(request, holder, later)
+            self._suspend(request, texts, holder, later)
             return None
         return self._commit(request, _checked(request, outcome))
 
@@ -129,7 +129,7 @@ class QueueProcessorImpl:
         except Exception as error:
             return _defect(request, error, response_time_ms=milliseconds_since(started))
 
-    def _suspend(self, request: QueuedRequest, holder: str, later: CallLater) -> None:
+    def _suspend(self, request: QueuedRequest, texts: ComparisonTexts, holder: str, later: CallLater) -> None:
         """Until its next call is due the request needs no thread; a sweeper brings it back."""
         queue_id, wait, progress = request.queue_id, later.wait_seconds, later.progress
         due = time.monotonic() + wait
@@ -140,6 +140,10 @@ class QueueProcessorImpl:
 
         if self._when_ledger_answers(request, suspend):
             log.info("request_suspended", wait_seconds=round(wait, 1), failures=progress.failures)
+        elif request.seconds_left > 0:
+            # Another worker has it; or Redis has forgotten it, and learns of it again. A record that is there, or was
+            # delivered, stays as it is.
+            self._ledger.accept(request, texts, progress=progress, seconds_left=request.seconds_left)
 
     def _commit(self, request: QueuedRequest, outcome: Outcome) -> Decision | None:
         """Store the outcome; nothing is delivered before. While Redis is away a paid answer waits here for it."""

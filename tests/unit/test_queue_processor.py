@@ -407,3 +407,19 @@ def test_a_suspension_waits_for_redis_too() -> None:
     assert slept == [COMMIT_RETRY_SECONDS]
     worker.clock.advance(40)
     assert [due.action for due in worker.ledger.sweep(queue_is_empty=False)] == [Action.DISPATCH]
+
+
+def test_a_request_that_redis_has_forgotten_is_not_lost_by_its_wait() -> None:
+    """Its texts are at hand: it is accepted once more, with what its call has cost, and comes to a worker again."""
+    worker = a_worker_on_a_vendor()
+    worker.provider.answer = RateLimited("no", retry_after_seconds=30)
+    request = worker.accept(provider="openai", model="gpt", queued_at=utc_now())
+    worker.provider.on_call = worker.ledger._records.clear  # noqa: SLF001 What a flush does.
+    worker.run(request)
+    view = worker.ledger.view(request.queue_id)
+    assert view is not None
+    assert view.status is QueueStatus.QUEUED
+    worker.provider.on_call = lambda: None
+    worker.provider.answer = an_answer()
+    worker.run(request)
+    assert read(worker.records[0]).data.is_success
