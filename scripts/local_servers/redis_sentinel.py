@@ -150,11 +150,8 @@ class RedisFailover:
 
     def heal(self) -> None:
         """Start the one that was killed, which becomes a replica; the Sentinel takes about ten seconds for that."""
-        if (promoted := self._promoted()) is not None:
-            self.replicas[self.replicas.index(promoted)] = self.primary
-            self.primary = promoted
-        for replica in self.replicas:
-            replica.start()
+        for server in (self.primary, *self.replicas):
+            server.start()
         self._wait_in_step()
 
     def _promoted(self) -> RedisServer | None:
@@ -163,9 +160,15 @@ class RedisFailover:
         return next((replica for replica in self.replicas if replica.port == port), None)
 
     def _wait_in_step(self) -> None:
-        for replica in self.replicas:
-            if not wait_until(lambda replica=replica: _is_in_step(replica), SYNC_SECONDS):  # type: ignore[misc]
-                raise replica.error(f"is not in step with its primary after {SYNC_SECONDS:.0f} s")
+        if not wait_until(self._is_in_step, SYNC_SECONDS):
+            raise self.replica.error(f"is not in step with its primary after {SYNC_SECONDS:.0f} s, or another one")
+
+    def _is_in_step(self) -> bool:
+        # The Sentinel may promote somebody even now.
+        if (promoted := self._promoted()) is not None:
+            self.replicas[self.replicas.index(promoted)] = self.primary
+            self.primary = promoted
+        return all(map(_is_in_step, self.replicas))
 
     def _are_known(self) -> bool:
         with contextlib.suppress(RedisError, OSError), redis_client(self.sentinel.own_url) as sentinel:

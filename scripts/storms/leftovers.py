@@ -7,7 +7,16 @@ from redis import Redis
 PREFIX = "llm-provider:"
 
 # Keys without expiry under "What is in Redis"; the ledger's two indexes vanish when they are empty.
-DOCUMENTED = ("ledger:turns", "ledger:totals", "ledger:clock", "delimiter-secret", "comparisons", "unacked", "_kombu.")
+DOCUMENTED = (
+    "ledger:turns",
+    "ledger:totals",
+    "ledger:clock",
+    "ledger:epoch",
+    "delimiter-secret",
+    "comparisons",
+    "unacked",
+    "_kombu.",
+)
 INDEXES = ("ledger:open", "ledger:waiting")
 
 

@@ -68,7 +68,8 @@ class RedisPart:
         """A switchover: by the Sentinel, or by hand, with a primary that never answers and so replaces nothing."""
         if self._group is not None:
             with Redis(host=HOST, port=self._group.sentinel.port) as sentinel:
-                sentinel.execute_command("SENTINEL", "FAILOVER", self._group.sentinel.service)
+                # Without COORDINATED the old primary goes on for a second with the other replica, and both forget that.
+                sentinel.execute_command("SENTINEL", "FAILOVER", self._group.sentinel.service, "COORDINATED")
             yield
             return
         with Redis.from_url(self.primary.url) as client:

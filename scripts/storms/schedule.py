@@ -84,6 +84,9 @@ SECONDS: dict[FaultKind, tuple[float, float]] = {
 }
 
 PREFORK_ONLY = frozenset({FaultKind.WORKER_MAIN_KILL, FaultKind.WORKER_CHILD_KILL})
+# To kill a primary is a failover. What lives on beside its successor is not promised anything, as long as fewer copies
+# are waited for than there are replicas: a Sentinel takes a frozen primary, or one whose disk is full, for dead.
+SINGLE_ONLY = frozenset({FaultKind.REDIS_KILL, FaultKind.REDIS_FREEZE, FaultKind.REDIS_DISK_FULL})
 # Only Linux limits the files of a process that runs already.
 LINUX_ONLY = frozenset({FaultKind.REDIS_DISK_FULL})
 
@@ -138,10 +141,9 @@ class Weather:
     def _is_possible(self, kind: FaultKind) -> bool:
         if kind in PREFORK_ONLY:
             return self.crew.prefork > 0
-        if kind in LINUX_ONLY:
-            return sys.platform == "linux"
-        # To kill a primary is a failover.
-        return not (self.fails_over and kind is FaultKind.REDIS_KILL)
+        if self.fails_over and kind in SINGLE_ONLY:
+            return False
+        return kind not in LINUX_ONLY or sys.platform == "linux"
 
 
 def plan(seed: int, seconds: float, weather: Weather) -> list[Fault]:

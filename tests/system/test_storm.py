@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "STORM_TEST_RUN"
-RUN_SECONDS = 240  # 38 on two idle cores.
+RUN_SECONDS = 240  # 43 on two idle cores.
 REQUESTS = 264
 
 pytestmark = pytest.mark.timeout(300)
