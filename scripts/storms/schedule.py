@@ -85,8 +85,11 @@ SECONDS: dict[FaultKind, tuple[float, float]] = {
 
 PREFORK_ONLY = frozenset({FaultKind.WORKER_MAIN_KILL, FaultKind.WORKER_CHILD_KILL})
 # To kill a primary is a failover. What lives on beside its successor is not promised anything, as long as fewer copies
-# are waited for than there are replicas: a Sentinel takes a frozen primary, or one whose disk is full, for dead.
-SINGLE_ONLY = frozenset({FaultKind.REDIS_KILL, FaultKind.REDIS_FREEZE, FaultKind.REDIS_DISK_FULL})
+# are waited for than there are replicas: a Sentinel takes a primary that is frozen, whose disk is full, or that starts
+# again for dead.
+SINGLE_ONLY = frozenset(
+    {FaultKind.REDIS_KILL, FaultKind.REDIS_RESTART, FaultKind.REDIS_FREEZE, FaultKind.REDIS_DISK_FULL}
+)
 # Only Linux limits the files of a process that runs already.
 LINUX_ONLY = frozenset({FaultKind.REDIS_DISK_FULL})
 
