@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import structlog
 from celery import Task
 
 from llm_provider.errors import ComparisonError, LedgerUnavailable, RecordUnreadable
 from llm_provider.ledger import Decision
 from llm_provider.queue_models import TASK_NAME
 from llm_provider.worker import WorkerRuntime
+
+log = structlog.get_logger(__name__)
 
 
 class ComparisonFailed(ComparisonError):
@@ -35,6 +38,10 @@ class ProcessComparison(Task):  # type: ignore[misc] # Celery ships no types.
         self._runtime = runtime
 
     def run(self, queue_id: str) -> Decision | None:
+        if not isinstance(queue_id, str):
+            # Whoever can write to the queue's key sent it. Nobody else's lease shall depend on what Redis makes of it.
+            log.warning("unreadable_message_dropped", error=type(queue_id).__name__)
+            return None
         decision = self._runtime.processor.process(queue_id)
         if decision is not None and decision.outcome.error is not None:
             raise ComparisonFailed(decision)

@@ -24,8 +24,8 @@ def end_process() -> None:
 class LoopWatchdog:
     """Told by the event loop that it turns, asks from a thread of its own whether it still does.
 
-    While Redis does not answer, Celery waits for it inside the loop, so that time does not count. What this process
-    has in flight may end first, within `grace_seconds`: it would be paid twice.
+    While Redis does not answer, or does not serve, Celery waits for it inside the loop, so that time does not count.
+    What this process has in flight may end first, within `grace_seconds`: it would be paid twice.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class LoopWatchdog:
         self._end = end
         self._now = now
         self._turned_at = now()
+        self._is_connected = True
         # Since when messages have waited for a loop that did not turn.
         self._waiting_since: float | None = None
         self._stalled_at: float | None = None
@@ -61,11 +62,16 @@ class LoopWatchdog:
         """Called by the event loop itself, several times while one could take it for stalled."""
         self._turned_at = self._now()
 
+    def connected(self, is_connected: bool) -> None:
+        """Called by the consumer, when it has a connection to the broker, and when it goes to look for one."""
+        self._is_connected = is_connected
+        self.turned()
+
     def look(self) -> bool:
         """One look; ends the process when it is time."""
         now = self._now()
         turned_lately = now - self._turned_at < 2 * self._stall / LOOKS_PER_STALL
-        if turned_lately or not self._messages_wait():
+        if turned_lately or not self._is_connected or not self._messages_wait():
             self._waiting_since = self._stalled_at = None
             return False
         self._waiting_since = now if self._waiting_since is None else self._waiting_since

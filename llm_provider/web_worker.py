@@ -21,7 +21,7 @@ from typing import Any
 
 import structlog
 from gunicorn.http import errors
-from gunicorn.http.body import LengthReader
+from gunicorn.http.body import CHUNK_EXT_RE, LengthReader
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -45,7 +45,7 @@ LOOK_SECONDS = 0.5
 # Who watches must get an answer also when every thread is busy.
 WATCHED_PATHS = ("/healthz", "/metrics")
 
-_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]+")
+_CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 _STATUSES = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -92,7 +92,8 @@ class RequestReader(RequestParser):  # type: ignore[misc] # gunicorn ships no ty
 
     def begin(self) -> bytes:
         """Make ready for the next request; what has come of it already."""
-        self.arrived, self.has_head, self._length, self._chunk, self._sum = bytearray(), False, None, 0, 0
+        self.arrived, self._content = bytearray(), bytearray()
+        self.has_head, self._length, self._chunk = False, None, 0
         already: bytes = self.unreader.take_buffered()
         return already
 
@@ -115,7 +116,7 @@ class RequestReader(RequestParser):  # type: ignore[misc] # gunicorn ships no ty
         if not self.has_head and not self._take_head(len(data)):
             return False
         if self._length is None:
-            return self._chunks_ended() and self._take_body(self.mesg.body.read)
+            return self._chunks_ended() and self._take_body(self._last_chunk, self._chunk)
         return len(self.arrived) >= self._length and self._take_body(partial(self.unreader.read, self._length))
 
     def _take_head(self, new_bytes: int) -> bool:
@@ -133,31 +134,38 @@ class RequestReader(RequestParser):  # type: ignore[misc] # gunicorn ships no ty
             raise BodyTooLarge
         return True
 
-    def _take_body(self, read: Callable[[], bytes]) -> bool:
-        self.unreader.unread(bytes(self.arrived))
+    def _take_body(self, read: Callable[[], bytes], start: int = 0) -> bool:
+        self.unreader.unread(bytes(self.arrived[start:]))
         self.mesg.body = io.BytesIO(read())
         self.arrived.clear()
         return True
 
     def _chunks_ended(self) -> bool:
-        """Whether the last chunk is there, or something that gunicorn's parser will not take."""
-        while self._chunk <= len(self.arrived):
-            end = self.arrived.find(b"\r\n", self._chunk)
-            if end < 0:
-                return len(self.arrived) - self._chunk > CHUNK_LINE_BYTES
+        """Whether the last chunk is there. Each is copied once: gunicorn would copy all that is left for every one."""
+        while (end := self.arrived.find(b"\r\n", self._chunk, self._chunk + CHUNK_LINE_BYTES)) >= 0:
             size = _CHUNK_SIZE.match(self.arrived, self._chunk, end)
-            if size is None:
-                return True
+            if size is None or CHUNK_EXT_RE.fullmatch(self.arrived, size.end(), end) is None:
+                raise errors.InvalidChunkSize(b"")
             length = int(size[0], 16)
             if length == 0:
                 return self.arrived.find(b"\r\n\r\n", end) >= 0 or len(self.arrived) - end > HEAD_BYTES
-            self._sum += length
-            if self._sum > self._max_body_bytes or end > 2 * self._max_body_bytes + HEAD_BYTES:
+            if len(self._content) + length > self._max_body_bytes or end > 2 * self._max_body_bytes + HEAD_BYTES:
                 raise BodyTooLarge
-            self._chunk = end + 2 + length + 2
-            if bytes(self.arrived[self._chunk - 2 : self._chunk]) not in (b"", b"\r", b"\r\n"):
-                return True
+            following = end + 2 + length + 2
+            if bytes(self.arrived[following - 2 : following]) not in (b"", b"\r", b"\r\n"):
+                raise errors.ChunkMissingTerminator(b"")
+            if following > len(self.arrived):
+                return False
+            self._content += self.arrived[end + 2 : following - 2]
+            self._chunk = following
+        if len(self.arrived) - self._chunk >= CHUNK_LINE_BYTES:
+            raise errors.InvalidChunkSize(b"")
         return False
+
+    def _last_chunk(self) -> bytes:
+        """The whole body, once gunicorn has judged its end."""
+        self.mesg.body.read()
+        return bytes(self._content)
 
 
 class AnswerSocket(socket.socket):

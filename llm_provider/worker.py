@@ -37,17 +37,20 @@ class WorkerParts:
 
 
 class LoopTimer(bootsteps.StartStopStep):  # type: ignore[misc] # Celery ships no types.
-    """A timer of the event loop, set anew with each connection to the broker; tells whoever watches that it turns."""
+    """A timer of the event loop, set anew with each connection to the broker, which tells `watchdog` that it turns."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
     INTERVAL_SECONDS = 0.5
-    turned: Callable[[], None] = staticmethod(lambda: None)
+    # Celery makes the step itself, and once a process.
+    watchdog: LoopWatchdog
     _entry: Any = None
 
     def start(self, consumer: Any) -> None:
-        self._entry = consumer.timer.call_repeatedly(self.INTERVAL_SECONDS, lambda: type(self).turned())
+        self.watchdog.connected(True)
+        self._entry = consumer.timer.call_repeatedly(self.INTERVAL_SECONDS, self.watchdog.turned)
 
     def stop(self, consumer: Any) -> None:
+        self.watchdog.connected(False)
         if self._entry is not None:
             self._entry.cancel()
 
@@ -110,7 +113,7 @@ class WorkerSignals:
         self._longest_task = longest_task_seconds
 
     def connect(self) -> None:
-        LoopTimer.turned = self._watchdog.turned
+        LoopTimer.watchdog = self._watchdog
         receivers = {
             signals.setup_logging: logs.on_setup_logging,
             signals.worker_init: self.on_worker_init,

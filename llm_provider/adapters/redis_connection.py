@@ -59,14 +59,16 @@ class _Serving(AbstractConnection):
 
 def _code(error: ResponseError) -> str:
     """The first word of the reply, which redis-py takes out of the text when it knows it."""
+    if "ACL failure in script" in str(error):
+        return "NOPERM"
     return str(getattr(error, "status_code", None) or str(error).partition(" ")[0])
 
 
 @cache
-def serving(connection_class: type[AbstractConnection], also: str | None = None) -> type[AbstractConnection]:
-    """That class, whose connections leave a server which does not serve; `also` is one more reply that says so."""
+def serving(connection_class: type[AbstractConnection], *also: str) -> type[AbstractConnection]:
+    """That class, whose connections leave a server which does not serve; `also` are more replies that say so."""
     return type(
         f"Serving{connection_class.__name__}",
         (_Serving, connection_class),
-        {"not_serving": _NOT_SERVING | {also}},
+        {"not_serving": _NOT_SERVING | {*also}},
     )

@@ -6,6 +6,7 @@ from queue import Empty
 from typing import Any
 
 import structlog
+from kombu.exceptions import OperationalError
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport.redis import Channel as RedisChannel
 from kombu.transport.redis import Transport as RedisTransport
@@ -41,6 +42,8 @@ class Channel(RedisChannel):
             # kombu asks PING, which a server answers that gives no messages, and Celery then tries again at once, for
             # ever. A connection that cannot be made it tries ever more rarely.
             self.client.brpop("check", timeout=0.001)
+            # A full one takes no lock, with which Celery begins.
+            self.client.set("connected", "", px=1000)
         except RedisError:
             self._disconnect_pools()  # type: ignore[no-untyped-call]
             self.connection.cycle.discard(self)
@@ -60,7 +63,7 @@ class Channel(RedisChannel):
         # redis-py's own default goes on for 4.5 s; one immediate retry heals a pooled connection that was cut. The
         # asynchronous ones are the event loop's, which notices itself: a retry would read there, and block it for ever.
         retries = Retry(NoBackoff(), 0 if asynchronous else 1)
-        return params | {"retry": retries, "connection_class": serving(params["connection_class"], "WRONGTYPE")}
+        return params | {"retry": retries, "connection_class": serving(params["connection_class"], "WRONGTYPE", "OOM")}
 
     def _delete(self, *args: Any, **options: Any) -> None:
         # A channel deletes its own queues when it closes. On a Redis that does not serve that would leave others of
@@ -96,6 +99,8 @@ class Transport(RedisTransport):
     """Everything else is kombu's."""
 
     Channel = Channel
+    # So kombu tells of a connection that it lost while it published, and Celery would end the worker for it.
+    connection_errors = (*RedisTransport.connection_errors, OperationalError)
 
 
 def install() -> None:

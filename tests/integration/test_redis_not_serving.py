@@ -1,8 +1,10 @@
 """A Redis that is neither up nor down: it answers with errors, cuts connections, hands messages nobody can read."""
 
 import json
+import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -130,6 +132,51 @@ def test_whatever_redis_answers_no_process_ends_and_all_go_on_by_themselves(
     assert worker.container.logs().count("Cannot connect") < 20
 
 
+def test_a_worker_that_waits_for_redis_to_serve_is_not_taken_for_one_that_hangs(
+    broken_chain: Installation, redis: Redis
+) -> None:
+    """A replica tells how many messages wait, and gives none; Celery tries again inside its event loop."""
+    broken_chain.expect("Cannot connect to redis", "background_work")
+    web, worker = broken_chain.web(), broken_chain.worker(WORKER_STALL_SECONDS="3", WORKER_CONCURRENCY="1")
+    all_ready(web, worker)
+    os.kill(worker.container.pid, signal.SIGSTOP)
+    sent = [broken_chain.send(web, topic=None) for _ in range(5)]
+    redis.replicaof("127.0.0.1", "1")
+    os.kill(worker.container.pid, signal.SIGCONT)
+    time.sleep(9)
+    assert worker.container.status == "running"
+    redis.replicaof("NO", "ONE")
+    for each in sent:
+        eventually(
+            lambda each=each: web.status_of(each.queue_id)["status"] == "completed",  # type: ignore[misc]
+            BACK_SECONDS,
+            "it is answered",
+        )
+
+
+@pytest.mark.parametrize("trouble", ["memory", "-publish", "-sadd"])
+def test_a_worker_that_reconnects_into_trouble_goes_on(broken_chain: Installation, redis: Redis, trouble: str) -> None:
+    """What Celery does first on a new connection is refused: a lock, a greeting to other workers, a queue's binding."""
+    broken_chain.expect("Cannot connect to redis", "background_work", "Frequent restarts")
+    web, worker = broken_chain.web(), broken_chain.worker()
+    all_ready(web, worker)
+    if trouble == "memory":
+        redis.config_set("maxmemory", 1)
+    else:
+        redis.acl_setuser("default", enabled=True, commands=[trouble])
+    for kind in ("pubsub", "normal"):
+        redis.client_kill_filter(_type=kind, skipme=True)
+    time.sleep(4)
+    redis.config_set("maxmemory", 0)
+    redis.acl_setuser("default", enabled=True, commands=["+@all"])
+
+    assert worker.container.status == "running"
+    # That its memory was full is noted for some seconds.
+    eventually(lambda: broken_chain.try_to_send(web, topic=None).queue_id, BACK_SECONDS, "the next is accepted")
+    sent = broken_chain.send(web, topic=None)
+    eventually(lambda: web.status_of(sent.queue_id)["status"] == "completed", BACK_SECONDS, "it is answered")
+
+
 def test_pooled_connections_leave_a_server_that_was_switched(broken_chain: Installation, redis: Redis) -> None:
     """Each of a web's many connections has met a server that is read-only by then; every later post is accepted."""
     web = broken_chain.web()
@@ -160,7 +207,7 @@ def test_a_worker_whose_pubsub_connection_is_cut_goes_on(broken_chain: Installat
 
 def test_a_message_that_nobody_can_read_costs_itself_alone(broken_chain: Installation, redis: Redis) -> None:
     """Whoever can write to the queue's key, or publish to Celery's channels, ends no worker."""
-    broken_chain.expect("unregistered task", "Can't decode message body")
+    broken_chain.expect("unregistered task", "Can't decode message body", "Cannot process event on channel")
     web, worker = broken_chain.web(), broken_chain.worker()
     all_ready(web, worker)
     prefix = broken_chain.settings["KEY_PREFIX"]

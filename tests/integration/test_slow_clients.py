@@ -148,6 +148,22 @@ def test_answers_that_nobody_takes_hold_no_thread(web: WebProcess) -> None:
         assert seconds_of_service(web) < 2 * SOON_SECONDS
 
 
+def test_a_body_in_tiny_chunks_costs_no_more_than_its_bytes(web: WebProcess) -> None:
+    """Copying the rest for every chunk took a minute for as many, in the thread that serves everybody."""
+    chunks = b"".join(b"1;x\r\n%c\r\n" % byte for byte in BODY + b" " * 100_000)
+    with connected(web) as client:
+        client.sendall(POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+        assert seconds_of_service(web) < SOON_SECONDS
+        assert [status for status, _, _ in answers(client)] == [200]
+
+
+@pytest.mark.parametrize("cut", [1, 10_000])
+def test_a_line_of_a_chunk_is_too_long_however_it_comes(web: WebProcess, cut: int) -> None:
+    """Where packets end must not matter."""
+    text = POST + b"Transfer-Encoding: chunked\r\n\r\n%x;a=%s\r\n" % (len(BODY), b"z" * 400)
+    assert is_problem(told(web, *(text[at : at + cut] for at in range(0, len(text), cut)))[0], 400)
+
+
 def test_who_stays_after_the_last_answer_holds_nobody_up(web: WebProcess) -> None:
     """The connection is to be closed, and its client does not close it."""
     with ExitStack() as stack:

@@ -203,3 +203,8 @@ def test_a_revoked_task_ends_its_request(worker: Worker, runtime: WorkerRuntime)
     assert view is not None
     assert view.status is QueueStatus.FAILED
     assert worker.records == []
+
+
+def test_a_message_about_no_text_is_dropped(task: Any) -> None:
+    """Held like an id, it would keep all other leases of its process from being renewed."""
+    assert task.apply(args=[{"a": 1}]).result is None

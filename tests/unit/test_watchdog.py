@@ -82,6 +82,16 @@ def test_without_messages_or_redis_nobody_can_tell(stage: Stage, excuse: str) ->
     assert stage.ended_at is not None
 
 
+def test_a_loop_that_looks_for_a_redis_that_serves_is_left_alone(stage: Stage) -> None:
+    """A replica, say, tells how many messages wait, and gives none; Celery tries again inside the loop."""
+    stage.watchdog.connected(False)
+    stage.pass_time(1000)
+    assert stage.ended_at is None
+    stage.watchdog.connected(True)
+    stage.pass_time(100)
+    assert stage.ended_at is not None
+
+
 def test_calls_in_flight_may_end_first_but_not_for_ever(stage: Stage) -> None:
     """They would be paid twice; a call that never ends must not keep the process."""
     stage.idle = False
