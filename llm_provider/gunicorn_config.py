@@ -42,13 +42,6 @@ class JsonLogger(Logger):  # type: ignore[misc] # gunicorn ships no types.
         self.error_log.handlers = []
         self.error_log.propagate = True
 
-    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
-        if str(msg).startswith("Invalid request from"):
-            # gunicorn quotes what it cannot parse: with a wrong Content-Length an essay, or a key, and whose it was.
-            log.warning("request_not_parsed", error=type(sys.exc_info()[1]).__name__)
-        else:
-            super().warning(msg, *args, **kwargs)
-
 
 logger_class = JsonLogger
 logs.configure(_settings.log_level)
