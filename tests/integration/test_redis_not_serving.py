@@ -207,7 +207,9 @@ def test_a_worker_whose_pubsub_connection_is_cut_goes_on(broken_chain: Installat
 
 def test_a_message_that_nobody_can_read_costs_itself_alone(broken_chain: Installation, redis: Redis) -> None:
     """Whoever can write to the queue's key, or publish to Celery's channels, ends no worker."""
-    broken_chain.expect("unregistered task", "Can't decode message body", "Cannot process event on channel")
+    broken_chain.expect(
+        "unregistered task", "Can't decode message body", "Cannot process event on channel", "Control command error"
+    )
     web, worker = broken_chain.web(), broken_chain.worker()
     all_ready(web, worker)
     prefix = broken_chain.settings["KEY_PREFIX"]
