@@ -16,7 +16,7 @@ from punq import Container, Scope
 
 from contracts.enums import LLMProviderType
 from llm_provider import logs
-from llm_provider.adapters import celery_results, redis_checks, redis_transport
+from llm_provider.adapters import celery_results, redis_transport
 from llm_provider.adapters.celery_queue import CeleryTaskDispatcher, celery_settings
 from llm_provider.adapters.celery_results import CeleryResultStore
 from llm_provider.adapters.event_publisher import KafkaEventPublisher
@@ -30,13 +30,12 @@ from llm_provider.adapters.providers.openrouter_provider import OpenRouterProvid
 from llm_provider.adapters.redis_admission import RedisAdmission
 from llm_provider.adapters.redis_client import connect_redis
 from llm_provider.adapters.redis_ledger import RedisLedger
-from llm_provider.adapters.redis_safety import Safety
 from llm_provider.adapters.redis_secret import RedisDelimiterSecret
 from llm_provider.admission import BreakerPolicy
 from llm_provider.api.app import WebParts, create_app
+from llm_provider.boot_checks import check_redis, safety_of
 from llm_provider.call_attempts import CallPolicy
 from llm_provider.config import Settings
-from llm_provider.errors import LedgerUnavailable
 from llm_provider.gatekeeper import Gatekeeper
 from llm_provider.leases import LeaseKeeper
 from llm_provider.ledger import LedgerProtocol, LedgerTiming
@@ -79,9 +78,6 @@ PROVIDERS: tuple[Callable[[Settings], LLMProviderProtocol], ...] = (MockProvider
 # Admission control is asked before every call, and done without when it does not answer.
 ADMISSION_TIMEOUT_SECONDS = 0.5
 
-# Of the time a client waits for a reply: replicas that are slower than that are too few.
-SHARE_FOR_COPIES = 0.8
-
 # Tests replace parts by registering others: the last registration of a service wins.
 Customise = Callable[[Container], None]
 
@@ -122,19 +118,6 @@ def build_worker(settings: Settings, customise: Customise | None = None) -> Cele
         runtime, _watchdog(settings, app, runtime), longest_task_seconds=settings.longest_task_seconds
     ).connect()
     return app
-
-
-def check_redis(settings: Settings) -> None:
-    """Ask Redis at a boot whether this can work, and log what an operator should know; one that is away is waited for.
-
-    Raises ConfigurationError when it never can.
-    """
-    safety = _safety(settings, settings.worker_redis_timeout_seconds)
-    try:
-        for event, risk in redis_checks.check_redis(settings.redis_address, prefix=settings.key_prefix, safety=safety):
-            log.warning(event, risk=risk)
-    except LedgerUnavailable as error:
-        log.warning("redis_not_checked", reason=error.message)
 
 
 @dataclass(frozen=True)
@@ -285,12 +268,8 @@ def _renewing_ledger(settings: Settings) -> RedisLedger:
 
 def _ledger(settings: Settings, timeout: float, *, outlives_silence: bool = False) -> RedisLedger:
     client = connect_redis(settings.redis_url, timeout_seconds=timeout, outlives_silence=outlives_silence)
-    safety = _safety(settings, timeout)
+    safety = safety_of(settings, timeout)
     return RedisLedger(client, prefix=settings.key_prefix, timing=ledger_timing(settings), safety=safety)
-
-
-def _safety(settings: Settings, timeout: float) -> Safety:
-    return Safety(settings.redis_replicas, settings.redis_wait_for_disk, SHARE_FOR_COPIES * timeout)
 
 
 def ledger_timing(settings: Settings) -> LedgerTiming:

@@ -9,7 +9,8 @@ import click
 from contracts.enums import LLMProviderType
 from llm_provider import logs
 from llm_provider.admission import BreakerView, ProviderLoad
-from llm_provider.bootstrap import OperatorParts, base_url, build_operator, check_redis
+from llm_provider.boot_checks import check_redis
+from llm_provider.bootstrap import OperatorParts, base_url, build_operator
 from llm_provider.callbacks import build_callback
 from llm_provider.config import VENDORS, VendorSettings, load_settings
 from llm_provider.errors import LedgerUnavailable, ServiceError

@@ -7,6 +7,7 @@ import structlog
 from gunicorn.glogging import Logger
 
 from llm_provider import logs
+from llm_provider.boot_checks import check_redis
 from llm_provider.config import load_settings
 from llm_provider.errors import ConfigurationError
 from llm_provider.metrics import share_among_processes
@@ -49,9 +50,6 @@ logs.configure(_settings.log_level)
 
 def on_starting(server: Any) -> None:
     """Before the first process is forked: what can never work is told once, and ends all."""
-    # What is imported here would not be read again by a reload, so that is left to the processes where it can be.
-    from llm_provider.bootstrap import check_redis
-
     try:
         check_redis(_settings)
     except ConfigurationError as error:
