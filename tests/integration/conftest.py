@@ -88,6 +88,15 @@ def breakable_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of a file's tests, which may break it and put it right again."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
 def installation_on(directory: Path, redis: AnyRedis, kafka: AnyKafka, provider: OpenAIServer) -> Installation:
     """Settings, keys and a topic that nobody else uses; no process runs yet."""
     name = uuid4().hex

@@ -31,15 +31,6 @@ QUICKLY_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis that these tests may break."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def web(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebProcess]:
     """Two gunicorn processes whose mock provider answers at once."""
     process = WebProcess(tmp_path_factory.mktemp("web"), {"LLM_PROVIDER_REDIS_URL": redis.url})

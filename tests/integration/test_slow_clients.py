@@ -36,15 +36,6 @@ SLOW_STARTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis of these tests."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
 def started(redis: RedisServer, directory: Path, **settings: str) -> WebProcess:
     """One gunicorn process, impatient."""
     patience = {"WEB_HEAD_SECONDS": str(HEAD_SECONDS), "WEB_REQUEST_SECONDS": str(REQUEST_SECONDS)}

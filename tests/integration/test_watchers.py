@@ -14,15 +14,6 @@ from tests.integration.web_process import ROOT, WebProcess, environment, procfil
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis of these tests."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the processes count; nobody has made it yet."""
     return tmp_path_factory.mktemp("service") / "not" / "there"
