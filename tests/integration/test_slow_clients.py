@@ -148,7 +148,7 @@ def test_a_body_in_tiny_chunks_costs_no_more_than_its_bytes(web: WebProcess) -> 
         assert [status for status, _, _ in answers(client)] == [200]
 
 
-@pytest.mark.parametrize("cut", [1, 10_000])
+@pytest.mark.parametrize("cut", [64, 10_000])
 def test_a_line_of_a_chunk_is_too_long_however_it_comes(web: WebProcess, cut: int) -> None:
     """Where packets end must not matter."""
     text = POST + b"Transfer-Encoding: chunked\r\n\r\n%x;a=%s\r\n" % (len(BODY), b"z" * 400)
